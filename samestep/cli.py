@@ -1,0 +1,128 @@
+"""The command line: parses, calls a verb, shows its result. Heavy imports wait until a verb is chosen."""
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from samestep.errors import SamestepError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train one model on many machines. Get the same model, bit for bit, whatever the machines do.",
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, such as recipes/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change: optimizer.clip=0.5")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME-N.")] = None,
+    engine: Annotated[str, typer.Option(help="Who starts the replicas: local.")] = "local",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model as a recipe says."""
+    from rich.console import Console
+
+    from samestep.verbs import train as verb
+
+    summary = verb.train(recipe, _with_replicas(overrides, replicas), run, engine, Console(stderr=True))
+    _show(as_json, summary.__dict__, verb.lines(summary))
+
+
+@app.command()
+def verify(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    replicas: Annotated[str, typer.Option(help="Numbers of replicas to compare.")] = "1,2,3",
+    steps: Annotated[int, typer.Option(min=1, help="Steps that each of them runs.")] = 3,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a few steps on several numbers of replicas and say whether the bits are the same."""
+    from rich.console import Console
+
+    from samestep.verbs import verify as verb
+
+    verdict = verb.verify(recipe, overrides or [], replicas, steps, Console(stderr=True))
+    _show(as_json, verdict.__dict__, verb.lines(verdict))
+    raise typer.Exit(0 if verdict.same else 5)
+
+
+@app.command()
+def digest(
+    target: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the SHA-256 of a model's parameters."""
+    from samestep.verbs import digest as verb
+
+    found = verb.digest(target)
+    _show(as_json, {"digest": found}, [found])
+
+
+@app.command()
+def compare(
+    left: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    right: Annotated[Path, typer.Argument(metavar="RUN", help="Another run folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say whether two runs gave the same model, and where they part if not."""
+    from samestep.verbs import compare as verb
+
+    comparison = verb.compare(left, right)
+    _show(as_json, verb.as_dict(comparison), verb.lines(comparison))
+    raise typer.Exit(0 if comparison.same else 5)
+
+
+def _with_replicas(overrides: list[str] | None, replicas: int | None) -> list[str]:
+    return (overrides or []) + ([] if replicas is None else [f"run.replicas={replicas}"])
+
+
+def _show(as_json: bool, fields: dict[str, Any], lines: Sequence[str]) -> None:
+    print(json.dumps(fields, default=str) if as_json else "\n".join(lines))
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit codes: see errors.py; 130 after Ctrl-C, 143 after SIGTERM."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    arguments = sys.argv[1:]
+    try:
+        app(arguments, standalone_mode=True)
+    except KeyboardInterrupt:
+        _fail("stopped by Ctrl-C; no replica is left running", 130, arguments)
+    except SamestepError as error:
+        if "--debug" in arguments:
+            print(error.remote_traceback, file=sys.stderr)
+            raise
+        _fail(str(error), error.exit_code, arguments)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int, arguments: Sequence[str]) -> NoReturn:
+    for line in message.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": message, "exit_code": code}))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

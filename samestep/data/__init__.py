@@ -1,0 +1,1 @@
+"""WHAT IS READ: documents, tokens, rows, and the order in which a run uses them."""

@@ -1,0 +1,38 @@
+"""The errors a user can meet, and the exit code of each.
+
+    SamestepError            1
+    |- RecipeError           2   the recipe or the command line is wrong
+    |- DataError             3   the data cannot be used
+    |- ClusterError          4   the machine, a replica or the network failed
+    |  `- PeerLost           4   another replica failed first; never the cause itself
+    `- VerifyError           5   verify, audit or a gate said no
+
+A message is one line: what was asked, what is true, what to do next.
+"""
+
+
+class SamestepError(Exception):
+    """Base of every error that is shown as one line and no traceback."""
+
+    exit_code = 1
+    remote_traceback = ""  # of the replica where it happened; shown with --debug
+
+
+class RecipeError(SamestepError):
+    exit_code = 2
+
+
+class DataError(SamestepError):
+    exit_code = 3
+
+
+class ClusterError(SamestepError):
+    exit_code = 4
+
+
+class PeerLost(ClusterError):
+    """Another replica went away. Its own failure is the cause and is shown instead."""
+
+
+class VerifyError(SamestepError):
+    exit_code = 5

@@ -1,0 +1,1 @@
+"""IS IT GOOD: held-out loss."""

@@ -1,0 +1,1 @@
+"""WHO RUNS: engines that start replicas and watch them."""

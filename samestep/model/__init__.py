@@ -1,0 +1,1 @@
+"""WHAT IS TRAINED: models, their loss, the optimizer's arithmetic."""

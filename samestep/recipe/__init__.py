@@ -1,0 +1,1 @@
+"""WHAT IS WANTED: the recipe, its types and its reading."""

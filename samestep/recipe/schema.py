@@ -1,0 +1,170 @@
+"""The recipe as frozen, typed data. Unknown keys are refused; every number has its unit.
+
+Everything here but `run` is part of the mathematics: it may change the bits of the model.
+`run` is about machines only and may not.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+FLOAT16_REFUSED = (
+    "float16 needs a loss scale that follows overflows, so skipped steps would depend on the run; "
+    "use bfloat16 or float32"
+)
+
+
+def conflict(message: str, *keys: str) -> PydanticCustomError:
+    """An error between `keys`, named from the section that finds it; load.py points at one that is written."""
+    return PydanticCustomError("conflict", "{message}", {"message": message, "keys": keys})
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Model(Section):
+    """What is trained: the built-in `family`, or one of `config`, `path`, `name` through transformers."""
+
+    family: Literal["llama"] = "llama"
+    layers: Count = 6
+    width: Count = 384
+    heads: Count | None = None  # default: width / 64, at least 1
+    vocabulary: Annotated[int, Field(ge=257)] = 4096  # tokens; of the tokenizer trained on the corpus
+    tied: bool = True  # input and output embedding are one tensor
+    dropout: Fraction = 0.0
+    config: str | None = None  # a transformers config.json: that architecture, new weights
+    path: str | None = None  # a local Hugging Face folder: its weights and tokenizer
+    name: str | None = None  # a hub name: the same, from the local hub cache or the hub
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the matrix products; weights and sums stay float32
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _no_float16(cls, value: object) -> object:
+        if value in ("float16", "fp16", "half"):
+            raise ValueError(FLOAT16_REFUSED)
+        return value
+
+    @model_validator(mode="after")
+    def _shape(self) -> "Model":
+        if sum(x is not None for x in (self.config, self.path, self.name)) > 1:
+            raise conflict("config, path and name exclude each other; keep one", "config", "path", "name")
+        if self.family_used:
+            heads = self.heads or max(1, self.width // 64)
+            if self.width % (2 * heads):
+                says = f"width {self.width} does not split into {heads} heads of even size; change width or heads"
+                raise conflict(says, "heads", "width")
+        return self
+
+    @property
+    def family_used(self) -> bool:
+        """Whether the built-in model is meant, not one from transformers."""
+        return self.config is None and self.path is None and self.name is None
+
+
+class Data(Section):
+    """What is read. `source` is `python-stdlib[/package]`, a file or a folder (text, JSONL, Parquet)."""
+
+    source: str = "python-stdlib"
+    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    text_field: str = "text"  # of JSONL and Parquet rows
+    tokenizer: str | None = None  # a folder or tokenizer.json; default: the model's own, or one trained on the corpus
+    context: Annotated[int, Field(ge=2)] = 256  # tokens a row
+    packing: bool = True  # rows cut from one stream; false: a document starts a row and its last row is padded
+    held_out: Fraction = 0.02  # share of documents, chosen by a hash of their names
+
+
+class Batch(Section):
+    micro_batch: Count = 4  # rows
+    accumulate: Count = 1  # micro-batches a lane and step
+
+
+class Objective(Section):
+    kind: Literal["causal"] = "causal"
+
+
+class Optimizer(Section):
+    kind: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: NonNegative = 1e-3
+    warmup: Annotated[int, Field(ge=0)] = 0  # steps
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    final: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the learning rate that is left at the end
+    weight_decay: NonNegative = 0.1  # on matrices; never on vectors (norms, biases)
+    clip: Annotated[float, Field(gt=0)] | None = 1.0  # global gradient norm; null: none
+    beta1: Fraction = 0.9
+    beta2: Fraction = 0.95
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    momentum: Fraction = 0.9  # sgd
+
+
+class Sync(Section):
+    strategy: Literal["exact", "fast"] = "exact"
+
+
+class Recover(Section):
+    digest_every: Annotated[int, Field(ge=0)] = 0  # steps between digests of all parameters in the journal; 0: never
+
+
+class Compute(Section):
+    threads: Count = 1  # a replica
+    compile: bool = False
+    checkpointing: Literal["none", "full"] = "none"  # full: activations of a layer are computed again in backward
+
+
+class Sample(Section):
+    """The text that the trained model is asked to go on with at the end of a run."""
+
+    prompt: str | None = None  # null: no sample
+    tokens: Count = 64
+    temperature: NonNegative = 0.8  # 0: always the likeliest token
+
+
+class Run(Section):
+    """Machines only. Nothing here may change a number."""
+
+    replicas: Count = 1
+    cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
+    log_every: Count = 10  # steps between plain lines when the output is no terminal
+
+
+class Recipe(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    steps: Count | None = None
+    tokens: Count | None = None  # row positions to read, masked ones too
+    epochs: Count | None = None
+    lanes: Count = 8  # the most replicas that can share a step
+    model: Model = Model()
+    data: Data = Data()
+    batch: Batch = Batch()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Optimizer()
+    sync: Sync = Sync()
+    recover: Recover = Recover()
+    compute: Compute = Compute()
+    sample: Sample = Sample()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Recipe":
+        lengths = [key for key in ("steps", "tokens", "epochs") if getattr(self, key) is not None]
+        if len(lengths) != 1:
+            given = f"{' and '.join(lengths)} are set; keep one" if lengths else "none is set; add steps: 300, say"
+            raise conflict(f"the run needs exactly one of steps, tokens and epochs, but {given}", *lengths)
+        if self.run.replicas > self.lanes:
+            raise conflict(
+                f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "
+                f"a step; lower replicas or raise lanes (lanes change the model)",
+                "lanes",
+                "run.replicas",
+            )
+        return self
+
+    @property
+    def rows_per_step(self) -> int:
+        """The global batch, in rows of `data.context` tokens."""
+        return self.lanes * self.batch.accumulate * self.batch.micro_batch

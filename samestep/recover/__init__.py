@@ -1,0 +1,1 @@
+"""WHAT SURVIVES: the journal and digests."""

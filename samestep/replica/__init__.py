@@ -1,0 +1,1 @@
+"""ONE REPLICA: the training loop and the state it moves."""

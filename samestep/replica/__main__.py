@@ -1,0 +1,36 @@
+"""A replica's process, started by an engine: take up the place, do the job, tell what went wrong."""
+
+import os
+
+from samestep.errors import SamestepError
+from samestep.replica.place import Control, connect, open_wire
+
+
+def main() -> int:
+    control = connect(os.environ)
+    try:
+        _work(control)
+    except Exception as error:
+        control.failed(error)
+        return error.exit_code if isinstance(error, SamestepError) else 1
+    return 0
+
+
+def _work(control: Control) -> None:
+    import torch
+
+    from samestep.replica.job import parse
+    from samestep.replica.repeat import repeat
+    from samestep.replica.train import train
+
+    job = parse(control.place.work)
+    torch.set_num_threads(job.recipe.compute.threads)
+    wire = open_wire(control.place)
+    try:
+        {"train": train, "repeat": repeat}[job.kind](job, wire, control)
+    finally:
+        wire.close()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

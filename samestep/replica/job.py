@@ -1,0 +1,28 @@
+"""What a replica is told to do: the resolved recipe and the folders that the verb has prepared."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samestep.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    kind: str  # train | repeat
+    recipe: Recipe
+    base: Path  # relative paths of the recipe start here
+    corpus: Path  # the prepared corpus
+    run: Path
+    steps: int  # of the whole run; the learning rate follows them
+    stop: int  # steps after which this job ends
+    tensors: bool = False  # journal a digest of each tensor beside that of all
+
+    def dump(self) -> dict[str, Any]:
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        return plain | {"recipe": self.recipe.model_dump(mode="json")}
+
+
+def parse(fields: dict[str, Any]) -> Job:
+    paths = {key: Path(fields[key]) for key in ("base", "corpus", "run")}
+    return Job(**(fields | paths | {"recipe": Recipe.model_validate(fields["recipe"])}))

@@ -1,0 +1,58 @@
+"""What decides the bits beside the recipe: the kernels. Replicas of an exact run must have the same."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from samestep.errors import ClusterError
+from samestep.wire.collective import Collective, Operation, Tag, all_gather
+
+RECORD = 4096  # bytes that one replica's description may take
+
+
+def describe() -> dict[str, str]:
+    """Device model, instruction set, thread count and versions."""
+    facts = {
+        "torch": torch.__version__,
+        "threads": str(torch.get_num_threads()),
+        "cpu": _cpu_model(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "onednn": str(torch.backends.mkldnn.is_available()),
+        "python": platform.python_version(),
+    }
+    if torch.cuda.is_available():
+        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
+    return facts
+
+
+def agree(wire: Collective, mine: Mapping[str, str]) -> None:
+    """Refuse a set of replicas that do not all have the same facts; the error names the first that differs."""
+    raw = json.dumps(dict(mine)).encode()
+    record = torch.tensor(list(raw.ljust(RECORD)), dtype=torch.uint8)
+    everyone = [record.clone() for _ in range(wire.size)]
+    all_gather(wire, Tag(0, Operation.AGREE), record, everyone).wait()
+    _refuse_mixed([json.loads(bytes(r.tolist())) for r in everyone])
+
+
+def _refuse_mixed(facts: Sequence[Mapping[str, str]]) -> None:
+    for key, value in facts[0].items():
+        for rank, other in enumerate(facts):
+            if other.get(key) != value:
+                raise ClusterError(
+                    f"replica {rank} has {key} {other.get(key)}, replica 0 has {value}; the bits would differ: "
+                    f"use the same everywhere or sync.strategy=fast"
+                )
+
+
+def weights_digest(weights: torch.Tensor) -> str:
+    return hashlib.sha256(weights.detach().cpu().numpy().data).hexdigest()
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()

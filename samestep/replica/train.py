@@ -1,0 +1,61 @@
+"""The training loop of one replica."""
+
+import time
+
+import torch
+
+from samestep.data.order import mix
+from samestep.model.optim import rule
+from samestep.model.schedule import learning_rate
+from samestep.replica import kernels
+from samestep.replica.board import Phase
+from samestep.replica.finish import finish
+from samestep.replica.job import Job
+from samestep.replica.place import Control
+from samestep.replica.report import committed, started
+from samestep.replica.setup import feed_of, task_of
+from samestep.replica.step import Step
+from samestep.wire.collective import Collective
+
+
+def train(job: Job, wire: Collective, control: Control) -> None:
+    """Train from the first step to `job.stop`; then evaluate, save and show a sample where the run is complete."""
+    recipe, phase = job.recipe, control.phase
+    feed, task = feed_of(job), task_of(job)
+    step = Step(
+        task.module,
+        wire,
+        rule(recipe.optimizer),
+        lanes=recipe.lanes,
+        clip=recipe.optimizer.clip,
+        accumulate=recipe.batch.accumulate,
+        strategy=recipe.sync.strategy,
+    )
+    if recipe.sync.strategy == "exact":
+        kernels.agree(wire, kernels.describe())
+    control.send(started(step))
+
+    for n in range(job.stop):
+        began = time.perf_counter()
+        phase(n + 1, Phase.DATA)
+        plan = feed.step(n)
+        for lane in step.lanes:
+            for micro in range(recipe.batch.accumulate):
+                batch = feed.micro_batch(plan, lane, micro)
+                torch.manual_seed(mix(recipe.seed, n, lane, micro))
+                phase(n + 1, Phase.FORWARD)
+                loss = task.loss(batch) / plan.targets
+                phase(n + 1, Phase.BACKWARD)
+                step.backward(loss)
+        phase(n + 1, Phase.EXCHANGE)
+        sums = step.reduce()
+        phase(n + 1, Phase.UPDATE)
+        rate = learning_rate(n, job.steps, recipe.optimizer)
+        step.propose(rate)
+        step.commit()
+        if wire.rank == 0:
+            control.send(committed(job, task, plan, n, sums, rate, time.perf_counter() - began, wire.bytes_sent))
+
+    if job.stop == job.steps:
+        finish(job, task, wire, control)
+    phase(job.stop, Phase.DONE)

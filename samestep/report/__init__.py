@@ -1,0 +1,1 @@
+"""WHAT HAPPENED: the live panel and the summary of a run."""

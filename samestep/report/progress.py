@@ -1,0 +1,127 @@
+"""The live panel of a run on a terminal; one plain line every few steps elsewhere."""
+
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from samestep import units
+from samestep.events import Event
+
+RECENT = 20  # steps over which speed is averaged
+
+
+class Speed:
+    """Tokens and seconds of the recent steps."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._recent.append((tokens, seconds))
+
+    @property
+    def tokens_per_second(self) -> float:
+        return sum(t for t, _ in self._recent) / max(1e-9, sum(s for _, s in self._recent))
+
+    def seconds_for(self, steps: int) -> float:
+        return steps * sum(s for _, s in self._recent) / max(1, len(self._recent))
+
+
+class Progress(Protocol):
+    """Shows a run as it goes on; a context manager around it."""
+
+    def __enter__(self) -> "Progress": ...
+
+    def say(self, message: str) -> None:
+        """A sentence about the preparation."""
+
+    def step(self, event: Event) -> None:
+        """A step is committed."""
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Lines:
+    """For logs: the first step, then one line every `every` steps, and the last."""
+
+    def __init__(self, write: Callable[[str], None], steps: int, replicas: int, every: int) -> None:
+        self._write, self._steps, self._replicas, self._every = write, steps, replicas, every
+        self._speed = Speed()
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def say(self, message: str) -> None:
+        self._write(message)
+
+    def step(self, event: Event) -> None:
+        self._speed.add(event["tokens"], event["seconds"])
+        step = event["step"]
+        if step == 1 or step == self._steps or step % self._every == 0:
+            self._write(
+                f"step {step}/{self._steps}  loss {event['loss']:.4f}  "
+                f"{self._speed.tokens_per_second:,.0f} tokens/s  "
+                f"{units.duration(self._speed.seconds_for(self._steps - step))} left  {self._replicas} replicas"
+            )
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class LivePanel:
+    """For terminals: one panel, redrawn at each step."""
+
+    def __init__(self, console: Console, title: str, steps: int, replicas: int) -> None:
+        self._title, self._steps, self._replicas = title, steps, replicas
+        self._speed = Speed()
+        self._message = "starting"
+        self._live = Live(self._panel(None), console=console, auto_refresh=False, transient=False)
+
+    def __enter__(self) -> "LivePanel":
+        self._live.__enter__()
+        return self
+
+    def say(self, message: str) -> None:
+        self._message = message
+        self._live.update(self._panel(None), refresh=True)
+
+    def step(self, event: Event) -> None:
+        self._speed.add(event["tokens"], event["seconds"])
+        self._live.update(self._panel(event), refresh=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def _panel(self, event: Event | None) -> Panel:
+        if event is None:
+            return Panel(Text(self._message), title=self._title, title_align="left")
+        left = self._steps - event["step"]
+        table = Table.grid(padding=(0, 3), expand=True)
+        table.add_row("step", "loss", "tokens/s", "time left", "replicas", style="dim")
+        table.add_row(
+            f"{event['step']}/{self._steps}",
+            f"{event['loss']:.4f}",
+            f"{self._speed.tokens_per_second:,.0f}",
+            units.duration(self._speed.seconds_for(left)),
+            str(self._replicas),
+        )
+        grid = Table.grid(expand=True)
+        grid.add_row(table)
+        grid.add_row(ProgressBar(total=self._steps, completed=event["step"]))
+        return Panel(grid, title=self._title, title_align="left")
+
+
+def progress(console: Console, title: str, steps: int, replicas: int, every: int) -> Progress:
+    if console.is_terminal:
+        return LivePanel(console, title, steps, replicas)
+    return Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), steps, replicas, every)

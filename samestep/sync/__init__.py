@@ -1,0 +1,1 @@
+"""HOW REPLICAS AGREE: the fixed tree, slices and buckets, and the strategies built on them."""

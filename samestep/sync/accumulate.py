@@ -1,0 +1,134 @@
+"""Adding up gradients on one replica: micro-batches of a lane in order, lanes along the tree.
+
+A gradient is taken over as soon as backward has made it, so that no second set of gradients is ever held. The
+partial sums form a stack of flat buffers, as deep as `tree.merges` says. When the last lane of the last
+partial sum has filled a bucket, the bucket is reported, always in ascending order: all replicas exchange in
+one order, whatever order their backward takes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samestep.sync.flat import views
+from samestep.sync.slices import Layout
+
+
+class Turn(NamedTuple):
+    """One lane's place in the additions: the buffer it starts in and how many additions follow it."""
+
+    buffer: int
+    merges: int
+
+
+def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
+    """The turn of each lane, from the merges of each partial sum; partial sum i ends in buffer i."""
+    result = []
+    for base, counts in enumerate(merges):
+        depth = 0
+        for count in counts:
+            result.append(Turn(base + depth, count))
+            depth += 1 - count
+    return result
+
+
+class Accumulator:
+    """The gradient buffers of one replica. `ready(bucket)` is called in backward, on the thread that runs it."""
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        layout: Layout,
+        turns: Sequence[Turn],
+        accumulate: int,
+        ready: Callable[[int], None],
+    ) -> None:
+        self._parameters, self._layout, self._turns, self._micros, self._ready = (
+            parameters,
+            layout,
+            turns,
+            accumulate,
+            ready,
+        )
+        stored = [t.buffer for t in turns if accumulate > 1 or not t.merges]  # a single micro-batch is merged unstored
+        self.buffers = [torch.zeros(layout.total, device=parameters[0].device) for _ in range(max(stored) + 1)]
+        self._views = [views(b, layout, parameters) for b in self.buffers]
+        self._hooks = [p.register_post_accumulate_grad_hook(self._hook(i)) for i, p in enumerate(parameters)]  # type: ignore[no-untyped-call]
+        self.present = torch.zeros(len(parameters), dtype=torch.bool)
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a step. What an abandoned one left is forgotten."""
+        self._lane = self._micro = 0
+        self.present.zero_()
+        self._begin_lane()
+
+    def micro_batch_done(self) -> None:
+        """To be called after the backward of each micro-batch, in the order of lanes and micro-batches."""
+        self._micro += 1
+        if self._micro == self._micros:
+            for index in sorted(self._open, key=lambda i: self._layout.regions[i].start):
+                self._close(index, None)
+            self._micro, self._lane = 0, self._lane + 1
+            self._begin_lane()
+
+    def close(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _begin_lane(self) -> None:
+        self._open = set(range(len(self._parameters)))
+        self._started: set[int] = set()
+        self._missing = [0] * self._layout.buckets
+        for index in self._open:
+            for bucket in self._layout.buckets_of(index):
+                self._missing[bucket] += 1
+        self._reported = 0
+
+    def _hook(self, index: int) -> Callable[[Tensor], None]:
+        def take(parameter: Tensor) -> None:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                self._take(index, gradient)
+
+        return take
+
+    @torch.no_grad()
+    def _take(self, index: int, gradient: Tensor) -> None:
+        self.present[index] = True
+        if self._micro == self._micros - 1:
+            self._close(index, gradient)
+        elif index in self._started:
+            self._views[self._turns[self._lane].buffer][index].add_(gradient)
+        else:
+            self._views[self._turns[self._lane].buffer][index].copy_(gradient)
+            self._started.add(index)
+
+    @torch.no_grad()
+    def _close(self, index: int, gradient: Tensor | None) -> None:
+        """The last micro-batch of a lane: add what stands above in the stack. No gradient counts as zero."""
+        buffer, merges = self._turns[self._lane]
+        if index in self._started:
+            value = self._views[buffer][index]
+            if gradient is not None:
+                value.add_(gradient)
+        elif merges:
+            value = torch.zeros_like(self._parameters[index]) if gradient is None else gradient
+        else:
+            value = self._views[buffer][index]
+            value.zero_() if gradient is None else value.copy_(gradient)
+        for below in range(buffer - 1, buffer - 1 - merges, -1):
+            value = self._views[below][index].add_(value)
+        self._open.discard(index)
+        self._report(index)
+
+    def _report(self, index: int) -> None:
+        for bucket in self._layout.buckets_of(index):
+            self._missing[bucket] -= 1
+        if self._lane < len(self._turns) - 1:
+            return
+        while self._reported < self._layout.buckets and not self._missing[self._reported]:
+            self._reported += 1
+            self._ready(self._reported - 1)

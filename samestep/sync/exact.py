@@ -1,0 +1,107 @@
+"""The exact strategy: one fixed tree of additions, owners that update slices, and a gather.
+
+Replica r sends, for each bucket, the partial sums of its lanes to the owner of each slice; the owner adds them
+in the tree's order. Only the order of additions matters for the bits, and it never mentions a replica.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from samestep.sync import tree
+from samestep.sync.accumulate import Turn, turns
+from samestep.sync.exchange import Propose
+from samestep.sync.flat import cut
+from samestep.sync.slices import Layout, Region
+from samestep.sync.tree import Node
+from samestep.wire.collective import Collective, Operation, Tag, Work
+
+
+class _UnderWay(NamedTuple):
+    work: Work
+    partial_sums: dict[Node, Tensor]
+    target: Tensor
+
+
+class Exact:
+    """One replica's exchange of gradients and weights."""
+
+    def __init__(self, wire: Collective, layout: Layout, lanes: int, device: torch.device) -> None:
+        self._wire, self._layout, self._lanes = wire, layout, lanes
+        self._spans = tree.spans(lanes, wire.size)
+        self._parts = [tree.parts(lanes, span) for span in self._spans]
+        self._peers = [r for r in range(wire.size) if r != wire.rank]
+        self._under_way: deque[_UnderWay] = deque()
+        owned = sum(self.owned(b).size for b in range(layout.buckets)) if self._peers else 0
+        incoming = sum(len(self._parts[r]) for r in self._peers)
+        self._place = incoming * max(self.owned(b).size for b in range(layout.buckets))  # of a bucket's partial sums
+        self._window = max(2, owned // max(1, self._place))  # buckets that can be on their way at once
+        self._scratch = torch.zeros(max(owned, self._window * self._place), device=device)
+
+    @property
+    def span(self) -> range:
+        return self._spans[self._wire.rank]
+
+    def turns(self) -> list[Turn]:
+        return turns([tree.merges(part) for part in self._parts[self._wire.rank]])
+
+    def owned(self, bucket: int) -> Region:
+        return self._owned_by(bucket, self._wire.rank)
+
+    def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
+        if len(self._under_way) == self._window:
+            self._finish_oldest()
+        mine = self._parts[self._wire.rank]
+        region = self.owned(bucket)
+        sums = {part: cut(buffer, region) for part, buffer in zip(mine, buffers, strict=False)}
+        receives = self._places(bucket, region.size)
+        for peer, places in receives.items():
+            sums.update(zip(self._parts[peer], places, strict=True))
+        sends = {r: [cut(b, self._owned_by(bucket, r)) for b in buffers[: len(mine)]] for r in self._peers}
+        work = self._wire.exchange(Tag(step, Operation.REDUCE, bucket), sends, receives)
+        self._under_way.append(_UnderWay(work, sums, sums[mine[0]]))
+
+    def finish(self) -> None:
+        while self._under_way:
+            self._finish_oldest()
+
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
+        """The scratch is free by now and takes one's own new weights; the others' arrive in the first buffer."""
+        if not self._peers:
+            return
+        works, start = [], 0
+        for bucket in range(self._layout.buckets):
+            new = self._scratch[start : start + self.owned(bucket).size]
+            start += new.numel()
+            propose(bucket, new)
+            receives = {r: [cut(buffers[0], self._owned_by(bucket, r))] for r in self._peers}
+            tag = Tag(step, Operation.GATHER, bucket)
+            works.append(self._wire.exchange(tag, {r: [new] for r in self._peers}, receives))
+        for work in works:
+            work.wait()
+
+    def _owned_by(self, bucket: int, rank: int) -> Region:
+        return self._layout.owned(bucket, rank, self._wire.size)
+
+    def _places(self, bucket: int, size: int) -> dict[int, list[Tensor]]:
+        """Where the partial sums of a bucket arrive, by peer."""
+        place, result = self._place * (bucket % self._window), {}
+        for peer in self._peers:
+            stop = place + size * len(self._parts[peer])
+            result[peer] = list(self._scratch[place:stop].view(len(self._parts[peer]), size))
+            place = stop
+        return result
+
+    def _finish_oldest(self) -> None:
+        work, partial_sums, target = self._under_way.popleft()
+        work.wait()
+        total = tree.fold(
+            Node(0, self._lanes),
+            partial_sums,
+            lambda left, right: right.add_(left) if right is target else left.add_(right),
+        )
+        if total is not target:
+            target.copy_(total)

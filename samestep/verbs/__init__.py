@@ -1,0 +1,1 @@
+"""One file a verb: where the parts are put together."""

@@ -1,0 +1,140 @@
+"""samestep train: from a recipe to a model folder."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from samestep.errors import RecipeError
+from samestep.events import Event
+from samestep.launch.engine import Engine, Program
+from samestep.launch.local import Local
+from samestep.recipe.load import dump
+from samestep.recipe.schema import Recipe
+from samestep.recover.journal import Journal
+from samestep.replica.job import Job
+from samestep.report.progress import Progress, progress
+from samestep.verbs.prepare import Prepared, prepare
+
+ENGINES: dict[str, type[Engine]] = {"local": Local}
+TRANSPORTS = {"exact": "sockets", "fast": "torch"}  # by strategy: fast needs the backend's all-reduce
+REPLICA = (sys.executable, "-P", "-m", "samestep.replica")
+
+
+@dataclass
+class Summary:
+    """What a run came to; filled by its events."""
+
+    run: str
+    steps: int = 0
+    final_loss: float | None = None
+    tokens_per_second: float = 0.0
+    digest: str | None = None
+    bits_per_byte: float | None = None
+    zlib_bits_per_byte: float | None = None
+    held_out_loss: float | None = None
+    sample: str | None = None
+    replicas: int = 1
+    bytes_sent: int = 0
+    seconds: float = field(default=0.0, repr=False)
+    tokens: int = field(default=0, repr=False)
+
+    def add(self, event: Event) -> None:
+        match event["event"]:
+            case "step":
+                self.steps, self.final_loss, self.bytes_sent = event["step"], event["loss"], event["bytes_sent"]
+                self.seconds += event["seconds"]
+                self.tokens += event["tokens"]
+                self.tokens_per_second = self.tokens / self.seconds
+            case "evaluated":
+                self.bits_per_byte, self.held_out_loss = event["bits_per_byte"], event["loss"]
+                self.zlib_bits_per_byte = event["zlib_bits_per_byte"]
+            case "saved":
+                self.digest = event["digest"]
+            case "sample":
+                self.sample = event["prompt"] + event["text"]
+
+
+def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console) -> Summary:
+    """Train and return the summary. What is shown while it runs goes to `console`."""
+    began = time.time()
+    prepared = prepare(recipe, overrides, lambda message: console.print(message, markup=False, highlight=False))
+    folder = _run_folder(run, recipe.stem)
+    summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)
+    panel = progress(console, recipe.stem, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
+    (folder / "recipe.yaml").write_text(dump(prepared.recipe))
+    with Journal(folder / "journal.jsonl") as journal:
+        journal.write(opening(prepared, began))
+        with panel:
+            execute(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
+        journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
+    return summary
+
+
+def execute(job: Job, engine: Engine, journal: Journal, panel: Progress | None, summary: Summary) -> None:
+    """Run a job's replicas; their events go to the journal, the summary and the panel."""
+
+    def on_event(event: Event) -> None:
+        journal.write(event)
+        summary.add(event)
+        if panel and event["event"] == "step":
+            panel.step(event)
+
+    engine.run(program(job), job.recipe.run.replicas, on_event)
+
+
+def program(job: Job) -> Program:
+    recipe = job.recipe
+    return Program(REPLICA, TRANSPORTS[recipe.sync.strategy], recipe.compute.threads, job.dump(), job.run / "logs")
+
+
+def opening(prepared: Prepared, now: float) -> Event:
+    """The first line of a journal: with it and the recipe, the order of all samples can be recomputed."""
+    return {
+        "event": "opened",
+        "time": round(now, 3),
+        "seed": prepared.recipe.seed,
+        "steps": prepared.steps,
+        "rows": prepared.rows,
+        "rows_digest": prepared.rows_digest,
+        "corpus": prepared.corpus.folder.name,
+        "replicas": prepared.recipe.run.replicas,
+    }
+
+
+def _run_folder(asked: Path | None, name: str) -> Path:
+    """Create the folder of this run. RecipeError if `asked` holds anything."""
+    if asked is None:
+        numbers = (n for n in range(1, sys.maxsize) if not Path("runs", f"{name}-{n}").exists())
+        asked = Path("runs", f"{name}-{next(numbers)}")
+    if asked.exists() and (not asked.is_dir() or any(asked.iterdir())):
+        what = "holds another run" if (asked / "journal.jsonl").exists() else "is not an empty folder"
+        raise RecipeError(f"{asked} {what}; choose another folder with --run, or delete it first")
+    asked.mkdir(parents=True, exist_ok=True)
+    return asked
+
+
+def lines(summary: Summary) -> list[str]:
+    """The summary for a terminal."""
+    rows: list[tuple[str, Any]] = [("steps", summary.steps), ("final_loss", _number(summary.final_loss))]
+    rows.append(("tokens_per_second", f"{summary.tokens_per_second:,.0f}"))
+    if summary.bits_per_byte is not None:
+        beside = f"(zlib level 9 needs {_number(summary.zlib_bits_per_byte)} for the same bytes)"
+        rows.append(("held_out_bits_per_byte", f"{_number(summary.bits_per_byte)}  {beside}"))
+    rows += [("run", summary.run), ("digest", summary.digest)]
+    width = max(len(name) for name, _ in rows)
+    sample = [] if summary.sample is None else ["", *summary.sample.splitlines(), ""]
+    return sample + [f"{name.ljust(width)}  {value}" for name, value in rows]
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4f}"
+
+
+def with_replicas(recipe: Recipe, replicas: int) -> Recipe:
+    """The same recipe on another number of machines."""
+    return Recipe.model_validate(recipe.model_dump() | {"run": recipe.run.model_dump() | {"replicas": replicas}})

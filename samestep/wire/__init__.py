@@ -1,0 +1,1 @@
+"""HOW BYTES MOVE: one protocol and the transports that speak it."""

@@ -1,0 +1,69 @@
+"""What a transport can do: move tensors between replicas, be cancelled, count its bytes.
+
+Replicas are numbered 0 .. size - 1 within a *generation*, the life of one set of replicas. Every message
+carries a tag, and both sides must agree on it before bytes move: a mismatch is an error that names both.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Operation(IntEnum):
+    REDUCE = 1  # partial sums to their owners
+    GATHER = 2  # new slices to everybody
+    SCALARS = 3  # losses, norms, presence of gradients
+    EVALUATE = 4
+    AGREE = 5  # fingerprints at the start
+
+
+class Tag(NamedTuple):
+    step: int
+    operation: Operation
+    bucket: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.operation.name.lower()} of bucket {self.bucket} in step {self.step}"
+
+
+Messages = Mapping[int, Sequence["Tensor"]]  # by peer
+
+
+class Work(Protocol):
+    """An exchange under way. The tensors belong to it until it is done."""
+
+    def wait(self) -> None:
+        """Block until done. PeerLost if a peer went away or the transport was cancelled."""
+
+
+class Collective(Protocol):
+    """One replica's end of the transport. Tensors are contiguous; each pair of replicas keeps one order."""
+
+    rank: int
+    size: int
+    bytes_sent: int  # payload only
+
+    def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> Work:
+        """Start sending to and receiving from peers: all-to-all, all-gather and scatter are cases of it."""
+
+    def cancel(self, reason: str) -> None:
+        """Fail all work under way and to come with PeerLost(reason). Callable from any thread."""
+
+    def close(self) -> None:
+        """Give all resources back. Peers that still wait see PeerLost."""
+
+
+class Reducing(Collective, Protocol):
+    """A transport that also adds: what the `fast` strategy asks for."""
+
+    def all_reduce(self, tag: Tag, tensor: "Tensor") -> Work:
+        """Start adding a tensor over all replicas in place, in the backend's own order of additions."""
+
+
+def all_gather(wire: Collective, tag: Tag, mine: "Tensor", others: Sequence["Tensor"]) -> Work:
+    """Send `mine` to everybody and receive replica r's into `others[r]` (own place unused)."""
+    peers = [r for r in range(wire.size) if r != wire.rank]
+    return wire.exchange(tag, {r: [mine] for r in peers}, {r: [others[r]] for r in peers})
