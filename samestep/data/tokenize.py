@@ -79,12 +79,13 @@ def prepare(
     """
     found = documents(data, base)
     parts = _split(found, data.held_out)
-    given, own_eos = _given(tokenizer_file) if tokenizer_file else (None, None)
+    given, own_eos = _given(tokenizer_file) if tokenizer_file is not None else (None, None)
     end = eos or own_eos or END
-    settings = [FORMAT, version("tokenizers"), fingerprint(found), data.held_out, given or vocabulary, end]
+    wanted = vocabulary if given is None else given
+    settings = [FORMAT, version("tokenizers"), fingerprint(found), data.held_out, wanted, end]
     folder = cache / hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     if not folder.is_dir():
-        tokenizer = _parsed(given, tokenizer_file) if given else _trained(parts["train"], vocabulary, say)
+        tokenizer = _trained(parts["train"], vocabulary, say) if given is None else _parsed(given, tokenizer_file)
         text = given or tokenizer.to_str(pretty=True)
         try:
             _build(folder, parts, tokenizer, text, _eos(tokenizer, end, tokenizer_file), say)
@@ -178,7 +179,9 @@ def _eos(tokenizer: "Tokenizer", token: str, path: Path | None) -> int:
     found = tokenizer.token_to_id(token)
     if found is None:
         special = ", ".join(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special) or "none"
-        raise DataError(f"{path}: no token {token} to end a document with; its special tokens are: {special}")
+        raise DataError(
+            f"{path or 'the trained tokenizer'}: no token {token} to end a document with; its special tokens are: {special}"
+        )
     return int(found)
 
 

@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from samestep.wire.collective import Collective
 
 
-def start(replicas: int, threads: int = 1) -> "Collective":
+def start(replicas: int, threads: int = 1, transport: str = "sockets") -> "Collective":
     """Start `replicas` processes of the running script and return, in each, its transport.
 
     In the process that calls it first it does not return: it watches the replicas and exits with their code.
+    `transport` is `sockets`, or `torch` for the strategy `fast`.
     To be called once, before anything costly. RecipeError for fewer than one replica or thread.
     """
     if min(replicas, threads) < 1:
         raise RecipeError(f"start(replicas={replicas}, threads={threads}) asks for less than one; give positive numbers")
     if CONTROL not in os.environ:
-        raise SystemExit(_watch(Program([sys.executable, *sys.orig_argv[1:]], threads=threads), replicas))
+        raise SystemExit(_watch(Program([sys.executable, *sys.orig_argv[1:]], transport, threads), replicas))
     control = connect(os.environ)
     _report_failures(control)
     wire = open_wire(control.place)

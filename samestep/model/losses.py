@@ -27,7 +27,7 @@ def cross_entropy_sum(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: in
     """
     hidden = hidden.to(product_dtype(hidden))
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        loss: Tensor = _CrossEntropySum.apply(hidden, weight, targets, chunk)
+        loss: Tensor = _CrossEntropySum.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]
         return loss
     weight = weight.to(hidden.dtype)
     return torch.stack([_loss(h, weight, t)[0] for h, t in _chunks(hidden, targets, chunk)]).sum()
@@ -62,7 +62,7 @@ class _CrossEntropySum(torch.autograd.Function):
 
 
 def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(hidden.split(rows), targets.split(rows), strict=True)
+    return zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
 
 
 def _loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

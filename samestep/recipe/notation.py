@@ -110,7 +110,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    style = None if isinstance(plain(text), str) else "'"
+    style = None if text.isprintable() and isinstance(plain(text), str) else '"'  # in "" line breaks are escaped
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -108,7 +108,7 @@ def _header(opened: BinaryIO, file: Path, size: int) -> dict[str, Stored]:
     start = 8 + length
     if start > size or length > HEADER_LIMIT:
         raise ValueError(f"it has {size} bytes and promises a header of {length}")
-    header = json.loads(opened.read(length))
+    header = json.loads(opened.read(length).decode())
     if not isinstance(header, dict):
         raise ValueError("its header is no JSON object")
     found = {name: _entry(file, name, entry, start) for name, entry in header.items() if name != "__metadata__"}

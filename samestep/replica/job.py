@@ -16,6 +16,7 @@ class Job:
     run: Path
     steps: int  # of the whole run; the learning rate follows them
     stop: int  # steps after which this job ends
+    finish: bool = True  # evaluate, save and sample at the end
     tensors: bool = False  # journal a digest of each tensor beside that of all
 
     def dump(self) -> dict[str, Any]:

@@ -124,6 +124,12 @@ class Step:
         self.commit()
         return sums
 
+    def owned_gradient(self) -> dict[tuple[int, int], Tensor]:
+        """Between reduce and propose: copies of the pieces owned, by parameter and the piece's start inside it."""
+        regions, whole = self._layout.regions, self._sums.buffers[0]
+        pieces = [piece for region in self._regions for _, piece in self._layout.pieces_in(region)]
+        return {(p.parameter, p.start - regions[p.parameter].start): whole[p.start : p.stop].clone() for p in pieces}
+
     def close(self) -> None:
         """Take the hooks off the module. Its weights stay as they are."""
         self._sums.close()

@@ -19,7 +19,7 @@ from samestep.wire.collective import Collective
 
 
 def train(job: Job, wire: Collective, control: Control) -> None:
-    """Train from the first step to `job.stop`; then evaluate, save and show a sample where the run is complete."""
+    """Train from the first step to `job.stop`; then evaluate, save and show a sample if so wished."""
     recipe, phase = job.recipe, control.phase
     feed, task = feed_of(job), task_of(job)
     step = Step(
@@ -56,6 +56,6 @@ def train(job: Job, wire: Collective, control: Control) -> None:
         if wire.rank == 0:
             control.send(committed(job, task, plan, n, sums, rate, time.perf_counter() - began, wire.bytes_sent))
 
-    if job.stop == job.steps:
+    if job.finish:
         finish(job, task, wire, control)
     phase(job.stop, Phase.DONE)

@@ -26,8 +26,8 @@ class Prepared:
     rows_digest: str  # of the packing plan
     steps: int
 
-    def job(self, kind: str, run: Path, *, stop: int | None = None, tensors: bool = False) -> Job:
-        return Job(kind, self.recipe, self.base, self.corpus.folder, run, self.steps, stop or self.steps, tensors)
+    def job(self, kind: str, run: Path) -> Job:
+        return Job(kind, self.recipe, self.base, self.corpus.folder, run, self.steps, self.steps)
 
 
 def prepare(path: Path, overrides: Sequence[str], say: Callable[[str], None]) -> Prepared:

@@ -135,6 +135,3 @@ def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4f}"
 
 
-def with_replicas(recipe: Recipe, replicas: int) -> Recipe:
-    """The same recipe on another number of machines."""
-    return Recipe.model_validate(recipe.model_dump() | {"run": recipe.run.model_dump() | {"replicas": replicas}})

@@ -143,6 +143,8 @@ class Sockets:
         self._wake()
 
     def close(self) -> None:
+        if self._closing:
+            return
         self._closing = True
         self._wake()
         self._thread.join()

@@ -101,8 +101,9 @@ def test_hidden_files_and_empty_texts_are_left_out(tmp_path: Path) -> None:
 
 def test_format_text_reads_every_suffix_and_another_format_its_own(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<p>")
+    (tmp_path / "notes.md").write_text("# Notes")
     (tmp_path / "rows.jsonl").write_text('{"text": "row"}')
-    assert set(read(tmp_path, ".", format="text")) == {"page.html", "rows.jsonl"}
+    assert set(read(tmp_path, ".", format="text")) == {"notes.md", "page.html", "rows.jsonl"}
     assert set(read(tmp_path, ".", format="jsonl")) == {"rows.jsonl:1"}
 
 

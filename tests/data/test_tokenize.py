@@ -225,8 +225,9 @@ def test_a_given_tokenizer_is_used_whole_and_kept(base: Path) -> None:
     corpus = prepare(DATA, 300, base, base / "cache", path, silent, eos="[end]")
     assert (corpus.vocabulary, corpus.eos) == (3, 0)
     assert corpus.tokenizer_file.read_bytes() == path.read_bytes()
-    counted = sum((tokens.ids == 1).sum() for tokens in (corpus.train, corpus.held_out))
-    assert counted == sum(range(1, 31))  # once a line of every document: neither cut nor padded
+    ids = np.concatenate([corpus.train.ids, corpus.held_out.ids])
+    assert (ids == 1).sum() == sum(range(1, 31))  # the first word of every line: nothing is cut
+    assert (ids == corpus.eos).sum() == 30  # nor padded
 
 
 @pytest.mark.parametrize("token", ["[end]", {"content": "[end]", "special": True}])
@@ -248,7 +249,13 @@ def test_a_tokenizer_without_eos_names_its_special_tokens(base: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"{}", "is no tokenizer.json"), (b"\xff", "not what a tokenizer")]
+    ("content", "said"),
+    [
+        (None, "No such file"),
+        (b"{}", "is no tokenizer.json"),
+        (b"", "is no tokenizer.json"),
+        (b"\xff", "not what a tokenizer"),
+    ],
 )
 def test_what_is_no_tokenizer_is_refused(base: Path, content: bytes | None, said: str) -> None:
     path = base / "tokenizer.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samestep.errors import RecipeError
@@ -71,6 +71,7 @@ sections = st.fixed_dictionaries(
 lengths = st.sampled_from(["steps", "tokens", "epochs"]).flatmap(lambda key: st.tuples(st.just(key), st.integers(1)))
 
 
+@settings(deadline=None)
 @given(sections, lengths)
 def test_what_is_dumped_is_loaded_back(file: Path, keys: dict[str, Any], length: tuple[str, int]) -> None:
     whole = Recipe(**keys, **{length[0]: length[1]})
@@ -129,9 +130,11 @@ def test_a_dtype_that_is_refused_says_why(file: Path) -> None:
     assert said.startswith("recipe.yaml:2:16: model.dtype is 'float16', but float16 needs a loss scale")
 
 
+@settings(deadline=None)
 @given(st.sampled_from([None, True, "x", -1, 2**70, 0.5, -0.5, [], {}, {"a": 1}]), st.data())
 def test_no_message_is_left_in_the_words_of_pydantic(file: Path, value: object, data: st.DataObject) -> None:
-    sections = {name: list(keys) for name, keys in Recipe.model_construct().model_dump().items() if isinstance(keys, dict)}
+    defaults = Recipe.model_construct().model_dump()
+    sections = {name: list(keys) for name, keys in defaults.items() if isinstance(keys, dict)}
     section = data.draw(st.sampled_from(list(sections)))
     key = data.draw(st.sampled_from(sections[section]))
     written = str(value).replace("None", "null").replace("'a'", "a")
@@ -253,6 +256,7 @@ def test_a_file_without_keys_is_told_what_a_recipe_is(file: Path, written: str, 
     assert problems(file, written) == [said]
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(alphabet="[]{}:,-#&*!|>?'\"\\~ \n\tab1._"))
 def test_any_text_is_a_recipe_or_lines_that_begin_with_its_name(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")

@@ -1,0 +1,201 @@
+"""The laws of every transport, each with its replicas as threads of this process."""
+
+import contextlib
+import socket
+import threading
+from itertools import combinations
+
+import pytest
+import torch
+
+from samestep.errors import ClusterError, PeerLost
+from samestep.wire import loopback
+from samestep.wire.collective import Operation, Tag, all_gather
+from samestep.wire.sockets import Sockets
+from samestep.wire.torch_backend import TorchBackend
+
+
+def sockets(size, folder):
+    ends = [{} for _ in range(size)]
+    for a, b in combinations(range(size), 2):
+        ends[a][b], ends[b][a] = socket.socketpair()
+    return [lambda rank=rank: Sockets(rank, size, ends[rank]) for rank in range(size)]
+
+
+def gloo(size, folder):
+    return [lambda rank=rank: TorchBackend(rank, size, folder / "meeting") for rank in range(size)]
+
+
+def threads(size, folder):
+    wires = loopback.connect(size)
+    return [lambda rank=rank: wires[rank] for rank in range(size)]
+
+
+TRANSPORTS = {"sockets": sockets, "torch": gloo, "loopback": threads}
+REDUCING = ("torch", "loopback")
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request):
+    return request.param
+
+
+def run(transport, size, folder, body):
+    """Call body(wire) in a thread a replica; results, or errors in their place, by rank."""
+    results = [None] * size
+    together = threading.Barrier(size)
+
+    def replica(rank, make):
+        with contextlib.closing(make()) as wire:
+            try:
+                results[rank] = body(wire)
+            except Exception as error:
+                results[rank] = error
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait(30)
+
+    threads = [threading.Thread(target=replica, args=item) for item in enumerate(TRANSPORTS[transport](size, folder))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    return results
+
+
+def others(wire):
+    return [r for r in range(wire.size) if r != wire.rank]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_an_all_to_all_delivers_to_each_what_was_meant_for_it(transport, size, tmp_path):
+    def body(wire):
+        sends = {r: [torch.full((1000 + r,), 10.0 * wire.rank + r)] for r in others(wire)}
+        receives = {r: [torch.empty(1000 + wire.rank)] for r in others(wire)}
+        wire.exchange(Tag(0, Operation.REDUCE), sends, receives).wait()
+        return {r: set(tensors[0].tolist()) for r, tensors in receives.items()}
+
+    for rank, received in enumerate(run(transport, size, tmp_path, body)):
+        assert received == {r: {10.0 * r + rank} for r in range(size) if r != rank}
+
+
+def test_exchanges_under_way_together_keep_their_order(transport, tmp_path):
+    def body(wire):
+        received = [torch.empty(50_000) for _ in range(20)]
+        works = [
+            wire.exchange(
+                Tag(3, Operation.REDUCE, b),
+                {r: [torch.full((50_000,), float(b))] for r in others(wire)},
+                {r: [received[b]] for r in others(wire)},
+            )
+            for b in range(20)
+        ]
+        for work in works:
+            work.wait()
+        return [tensor.unique().tolist() for tensor in received]
+
+    assert run(transport, 2, tmp_path, body) == [[[float(b)] for b in range(20)]] * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8])
+def test_every_dtype_arrives_bit_for_bit(transport, dtype, tmp_path):
+    values = torch.arange(64, dtype=torch.uint8).repeat(8).view(dtype)
+
+    def body(wire):
+        received = [torch.zeros_like(values) for _ in range(wire.size)]
+        all_gather(wire, Tag(1, Operation.GATHER), values, received).wait()
+        return [r.view(torch.uint8).tolist() for i, r in enumerate(received) if i != wire.rank]
+
+    assert run(transport, 3, tmp_path, body) == [[values.view(torch.uint8).tolist()] * 2] * 3
+
+
+def test_messages_larger_than_any_kernel_buffer_pass_both_ways(transport, tmp_path):
+    def body(wire):
+        mine = torch.arange(6_000_000, dtype=torch.float32) + wire.rank
+        received = [torch.empty_like(mine) for _ in range(2)]
+        all_gather(wire, Tag(0, Operation.GATHER), mine, received).wait()
+        other = 1 - wire.rank
+        return torch.equal(received[other], torch.arange(6_000_000, dtype=torch.float32) + other)
+
+    assert run(transport, 2, tmp_path, body) == [True, True]
+
+
+def test_payload_bytes_are_counted(transport, tmp_path):
+    def body(wire):
+        all_gather(wire, Tag(0, Operation.GATHER), torch.zeros(100), [torch.zeros(100)] * 3).wait()
+        return wire.bytes_sent
+
+    assert run(transport, 3, tmp_path, body) == [800] * 3
+
+
+def test_cancel_fails_what_comes_later(transport, tmp_path):
+    def body(wire):
+        if wire.rank == 0:
+            wire.cancel("replica 1 is silent")
+            wire.exchange(Tag(0, Operation.REDUCE), {}, {1: [torch.empty(4)]}).wait()
+
+    error = run(transport, 2, tmp_path, body)[0]
+    assert isinstance(error, PeerLost) and "replica 1 is silent" in str(error)
+
+
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+def test_cancel_wakes_a_replica_that_waits(transport, tmp_path):
+    """Not so with gloo, which nothing wakes: there the engine ends the process."""
+
+    def body(wire):
+        if wire.rank == 0:
+            threading.Timer(0.1, wire.cancel, ["replica 1 is silent"]).start()
+            wire.exchange(Tag(0, Operation.REDUCE), {}, {1: [torch.empty(4)]}).wait()
+
+    error = run(transport, 2, tmp_path, body)[0]
+    assert isinstance(error, PeerLost) and "replica 1 is silent" in str(error)
+
+
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+def test_a_peer_that_closes_is_lost_to_those_that_wait_for_it(transport, tmp_path):
+    def body(wire):
+        if wire.rank == 1:
+            wire.close()
+        else:
+            wire.exchange(Tag(0, Operation.REDUCE), {}, {1: [torch.empty(4)]}).wait()
+
+    error = run(transport, 2, tmp_path, body)[0]
+    assert isinstance(error, PeerLost) and "replica 1 went away" in str(error)
+
+
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+@pytest.mark.parametrize(
+    ("tag", "tensor"),
+    [
+        (Tag(4, Operation.REDUCE, 1), torch.zeros(8)),
+        (Tag(5, Operation.REDUCE, 2), torch.zeros(8)),
+        (Tag(5, Operation.GATHER, 1), torch.zeros(8)),
+        (Tag(5, Operation.REDUCE, 1), torch.zeros(4)),
+        (Tag(5, Operation.REDUCE, 1), torch.zeros(8, dtype=torch.bfloat16)),
+    ],
+    ids=["step", "bucket", "operation", "size", "dtype"],
+)
+def test_replicas_that_disagree_get_an_error_and_no_garbage(transport, tag, tensor, tmp_path):
+    def body(wire):
+        if wire.rank == 0:
+            wire.exchange(tag, {1: [tensor]}, {}).wait()
+            return None
+        target = torch.full((8,), 7.0)
+        try:
+            wire.exchange(Tag(5, Operation.REDUCE, 1), {}, {0: [target]}).wait()
+        finally:
+            assert target.tolist() == [7.0] * 8
+
+    error = run(transport, 2, tmp_path, body)[1]
+    assert isinstance(error, ClusterError) and not isinstance(error, PeerLost)
+    assert "reduce of bucket 1 in step 5" in str(error) and "replica 0 sent" in str(error)
+
+
+@pytest.mark.parametrize("transport", REDUCING)
+def test_an_all_reduce_adds_over_all_replicas(transport, tmp_path):
+    def body(wire):
+        tensor = torch.full((1000,), float(wire.rank + 1))
+        wire.all_reduce(Tag(0, Operation.REDUCE), tensor).wait()
+        return tensor.unique().tolist()
+
+    assert run(transport, 3, tmp_path, body) == [[6.0]] * 3

@@ -1,0 +1,147 @@
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from samestep.errors import ClusterError, DataError, SamestepError
+from samestep.launch.engine import Program
+from samestep.launch.local import Local
+
+PRELUDE = """
+import os, signal, sys, time
+from samestep.errors import DataError, PeerLost
+from samestep.replica.board import Phase
+from samestep.replica.place import connect
+control = connect(os.environ)
+rank = control.place.rank
+"""
+FAIL = """
+try:
+    {}
+except BaseException as error:
+    control.failed(error)
+    sys.exit(3)
+"""
+
+
+def run(body, replicas=3, logs=None):
+    events = []
+    command = [sys.executable, "-c", PRELUDE + body]
+    Local().run(Program(command, work={"word": "hello"}, logs=logs), replicas, events.append)
+    return events
+
+
+def children():
+    return psutil.Process().children(recursive=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    yield
+    assert children() == []
+
+
+def test_every_replica_gets_its_place_and_its_events_arrive_with_its_rank():
+    events = run("control.send({'event': 'x', 'size': control.place.size, 'word': control.place.work['word']})")
+    assert sorted(e["rank"] for e in events) == [0, 1, 2]
+    assert all(e["size"] == 3 and e["word"] == "hello" for e in events)
+
+
+def test_many_events_sent_just_before_the_end_all_arrive():
+    events = run("for i in range(3000): control.send({'event': 'x', 'i': i, 'fill': 'y' * 100})", replicas=2)
+    assert [e["i"] for e in events if e["rank"] == 1] == list(range(3000))
+
+
+def test_replicas_are_connected_pairwise():
+    body = """
+import socket
+for peer, descriptor in control.place.connections.items():
+    socket.socket(fileno=descriptor).send(bytes([rank])) if peer > rank else None
+for peer, descriptor in control.place.connections.items():
+    if peer < rank:
+        control.send({'event': 'x', 'from': os.read(descriptor, 1)[0], 'peer': peer})
+"""
+    assert sorted((e["rank"], e["from"]) for e in run(body) if e["from"] == e["peer"]) == [(1, 0), (2, 0), (2, 1)]
+
+
+def test_a_killed_replica_ends_all_within_two_seconds_and_is_named_with_step_and_phase():
+    body = """
+if rank == 1:
+    control.phase(12, Phase.BACKWARD)
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(60)
+"""
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=r"killed by SIGKILL \(replica 1, step 12, backward, pid \d+\)"):
+        run(body)
+    assert time.monotonic() - began < 3  # the start of three processes and at most two seconds
+
+
+def test_the_first_cause_is_raised_not_the_peers_that_lost_it():
+    body = FAIL.format(
+        """
+    if rank == 2:
+        time.sleep(0.3)
+        raise DataError("row 7 is gone")
+    raise PeerLost("replica 2 went away")
+"""
+    )
+    with pytest.raises(DataError, match=r"row 7 is gone \(replica 2, at the start\)") as caught:
+        run(body)
+    assert "DataError" in caught.value.remote_traceback
+
+
+def test_a_lost_peer_without_a_cause_is_raised_after_a_while():
+    with pytest.raises(SamestepError, match="replica 9 went away"):
+        run(FAIL.format("raise PeerLost('replica 9 went away')"))
+
+
+def test_an_exception_that_is_not_ours_is_named_by_type():
+    with pytest.raises(SamestepError, match=r"ZeroDivisionError: division by zero \(replica \d, at the start\)"):
+        run(FAIL.format("1 / 0"))
+
+
+def test_an_exit_code_without_a_word_is_a_failure():
+    with pytest.raises(ClusterError, match="exited with code 7"):
+        run("sys.exit(7)")
+
+
+def test_a_command_that_cannot_start_leaves_nothing():
+    with pytest.raises(ClusterError, match="replica 0 could not be started"):
+        Local().run(Program(["/no/such/program"]), 2, lambda event: None)
+
+
+def test_the_output_of_replicas_goes_to_their_logs(tmp_path):
+    run("print('word', rank)", replicas=2, logs=tmp_path)
+    assert [(tmp_path / f"replica-{r}.log").read_text() for r in (0, 1)] == ["word 0\n", "word 1\n"]
+
+
+def test_no_replica_and_no_port_is_left_when_the_engine_is_killed():
+    body = "control.send({'event': 'x'}); time.sleep(60)"
+    script = f"""
+import sys
+from samestep.launch.local import Local
+from samestep.launch.engine import Program
+Local().run(Program([sys.executable, "-c", {PRELUDE + body!r}]), 2, lambda e: print(e["rank"], flush=True))
+"""
+    engine = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    with contextlib.closing(engine.stdout):
+        assert sorted(engine.stdout.readline() for _ in range(2)) == [b"0\n", b"1\n"]
+    replicas = psutil.Process(engine.pid).children(recursive=True)
+    assert len(replicas) == 2
+    assert all(not p.net_connections(kind="inet") for p in replicas)
+    engine.send_signal(signal.SIGKILL)
+    engine.wait()
+    psutil.wait_procs(replicas, timeout=2)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
+
+
+def test_ctrl_c_in_the_engine_ends_all_replicas():
+    body = "control.send({'event': 'x'}); time.sleep(60)"
+    with pytest.raises(KeyboardInterrupt):
+        Local().run(Program([sys.executable, "-c", PRELUDE + body]), 2, lambda event: os.kill(os.getpid(), signal.SIGINT))
