@@ -37,10 +37,13 @@ class MicroBatch:
 class StepPlan:
     """rows: int64[lanes, accumulate, micro_batch], MISSING where there is none.
     targets: the target tokens of the whole step.
+    epoch, places: the part of that epoch's order which the step reads, as counted numbers from 0.
     """
 
     rows: Integers
     targets: int
+    epoch: int
+    places: range
 
 
 class Feed:
@@ -63,7 +66,9 @@ class Feed:
         if self._epoch[0] != epoch:
             self._epoch = (epoch, permutation(self._seed, epoch, len(self._rows)))
         rows = place(self._epoch[1], within, self._shape)
-        return StepPlan(rows, int(self._rows.targets[rows[rows != MISSING]].sum()))
+        size = math.prod(self._shape)
+        places = range(within * size, min(len(self._rows), (within + 1) * size))
+        return StepPlan(rows, int(self._rows.targets[rows[rows != MISSING]].sum()), epoch, places)
 
     def micro_batch(self, plan: StepPlan, lane: int, micro: int) -> MicroBatch:
         return read(self._tokens, self._rows, plan.rows[lane, micro], self._context, self._eos)

@@ -180,7 +180,8 @@ def _eos(tokenizer: "Tokenizer", token: str, path: Path | None) -> int:
     if found is None:
         special = ", ".join(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special) or "none"
         raise DataError(
-            f"{path or 'the trained tokenizer'}: no token {token} to end a document with; its special tokens are: {special}"
+            f"{path or 'the trained tokenizer'}: no token {token} to end a document with; "
+            f"its special tokens are: {special}"
         )
     return int(found)
 

@@ -22,7 +22,7 @@ class HeldOut(NamedTuple):
         return self.nats / max(1, self.targets)
 
     def bits_per_byte(self, tokens: int, text_bytes: int, vocabulary: int) -> float:
-        """Bits for each byte of the text. Tokens that nothing predicts (the first of a document) cost log2(vocabulary)."""
+        """Bits for each byte of the text. A token that nothing predicts, a document's first, costs log2(vocabulary)."""
         unpredicted = (tokens - self.targets) * math.log(vocabulary)
         return (self.nats + unpredicted) / math.log(2) / text_bytes
 

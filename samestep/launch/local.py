@@ -61,9 +61,7 @@ def _start(program: Program, replicas: int, page: int, meeting: Path) -> Iterato
     try:
         for rank in range(replicas):
             connections = {peer: end.fileno() for peer, end in ends[rank].items()}
-            place = Place(
-                rank, replicas, program.transport, connections, page, str(meeting), os.getpid(), program.work
-            )
+            place = Place(rank, replicas, program.transport, connections, page, str(meeting), os.getpid(), program.work)
             yield _spawn(program, place)
     finally:
         for end in (e for row in ends for e in row.values()):
@@ -91,7 +89,9 @@ def _spawn(program: Program, place: Place) -> _Child:
             )
         except OSError as error:
             ours.close()
-            raise ClusterError(f"replica {place.rank} could not be started ({error}); nothing is left running") from error
+            raise ClusterError(
+                f"replica {place.rank} could not be started ({error}); nothing is left running"
+            ) from error
     ours.sendall(json.dumps(asdict(place)).encode() + b"\n")
     return _Child(place.rank, process, os.pidfd_open(process.pid), ours)
 
@@ -108,7 +108,9 @@ def _log(folder: Path | None, rank: int) -> Iterator[int | None]:
 
 def _watch(children: list[_Child], phases: Board, on_event: OnEvent) -> None:
     """Pass events on until all replicas have ended well, or raise the first cause."""
-    alive, suspects, deadline = set(range(len(children))), [], None
+    alive = set(range(len(children)))
+    suspects: list[_Child] = []
+    deadline: float | None = None
     with selectors.DefaultSelector() as selector:
         for child in children:
             selector.register(child.line, selectors.EVENT_READ, child)
@@ -157,12 +159,15 @@ def _lost_a_peer(child: _Child) -> bool:
 
 def _cause(child: _Child, phases: Board) -> SamestepError:
     step, phase = phases.read(child.rank)
-    where = f"replica {child.rank}, step {step}, {phase.name.lower()}" if step else f"replica {child.rank}, at the start"
+    where = (
+        f"replica {child.rank}, step {step}, {phase.name.lower()}" if step else f"replica {child.rank}, at the start"
+    )
     if child.failure is None:
         code = child.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         return ClusterError(
-            f"a replica {how} ({where}, pid {child.process.pid}); all others were stopped; look at its log, then start again"
+            f"a replica {how} ({where}, pid {child.process.pid}); all others were stopped; "
+            f"look at its log, then start again"
         )
     kind = getattr(errors, child.failure["kind"], SamestepError)
     error: SamestepError = kind(f"{child.failure['message']} ({where})")

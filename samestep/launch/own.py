@@ -23,7 +23,9 @@ def start(replicas: int, threads: int = 1, transport: str = "sockets") -> "Colle
     To be called once, before anything costly. RecipeError for fewer than one replica or thread.
     """
     if min(replicas, threads) < 1:
-        raise RecipeError(f"start(replicas={replicas}, threads={threads}) asks for less than one; give positive numbers")
+        raise RecipeError(
+            f"start(replicas={replicas}, threads={threads}) asks for less than one; give positive numbers"
+        )
     if CONTROL not in os.environ:
         raise SystemExit(_watch(Program([sys.executable, *sys.orig_argv[1:]], transport, threads), replicas))
     control = connect(os.environ)

@@ -156,7 +156,7 @@ def _snapshot(name: str) -> Path:
             if not cached or any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
                 return folder
         except (OSError, ValueError) as error:  # what huggingface_hub raises for caches, networks and names
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0]
     raise RecipeError(
         f"model.name asks for {name}, which is not in the local hub cache and did not come from the hub ({reason}); "
         "check the name and the network, or set model.path to a folder that holds it"

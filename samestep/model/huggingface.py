@@ -27,7 +27,7 @@ def pretrained(folder: Path) -> nn.Module:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # its own, torch's, safetensors' and the hub's
         raise _refused(folder, error) from error
     missing = sorted(found["missing_keys"])
     if missing:
@@ -48,7 +48,7 @@ def new(config_file: Path, eos: int) -> nn.Module:
         config = transformers.AutoConfig.from_pretrained(config_file, trust_remote_code=False)
         config.eos_token_id = config.bos_token_id = eos
         module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:  # its own, torch's, safetensors' and the hub's
         raise _refused(config_file, error) from error
     return _ready(module)
 
@@ -105,6 +105,6 @@ def _ready(module: nn.Module) -> nn.Module:
 
 def _refused(asked: Path, error: Exception) -> RecipeError:
     return RecipeError(
-        f"transformers cannot make a causal language model of {asked} ({str(error).splitlines()[0]}); "
+        f"transformers cannot make a causal language model of {asked} ({str(error).partition(chr(10))[0]}); "
         "choose an architecture that it has itself, with its weights as safetensors"
     )

@@ -1,6 +1,5 @@
 """What decides the bits beside the recipe: the kernels. Replicas of an exact run must have the same."""
 
-import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ def describe() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "cpu": _cpu_model(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "onednn": str(torch.backends.mkldnn.is_available()),
+        "onednn": str(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
         "python": platform.python_version(),
     }
     if torch.cuda.is_available():
@@ -46,10 +45,6 @@ def _refuse_mixed(facts: Sequence[Mapping[str, str]]) -> None:
                     f"replica {rank} has {key} {other.get(key)}, replica 0 has {value}; the bits would differ: "
                     f"use the same everywhere or sync.strategy=fast"
                 )
-
-
-def weights_digest(weights: torch.Tensor) -> str:
-    return hashlib.sha256(weights.detach().cpu().numpy().data).hexdigest()
 
 
 def _cpu_model() -> str:

@@ -34,7 +34,7 @@ def committed(
         "learning_rate": rate,
         "tokens": plan.targets,
         "epoch": plan.epoch,
-        "rows": [plan.start, plan.stop],
+        "rows": [plan.places.start, plan.places.stop],
         "seconds": round(seconds, 6),
         "bytes_sent": bytes_sent,
     }

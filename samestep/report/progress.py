@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
@@ -36,17 +35,13 @@ class Speed:
 
 
 class Progress(Protocol):
-    """Shows a run as it goes on; a context manager around it."""
-
-    def __enter__(self) -> "Progress": ...
-
-    def say(self, message: str) -> None:
-        """A sentence about the preparation."""
+    """Shows a run as it goes on, until it is closed."""
 
     def step(self, event: Event) -> None:
         """A step is committed."""
 
-    def __exit__(self, *_: object) -> None: ...
+    def close(self) -> None:
+        """Leave the terminal in order."""
 
 
 class Lines:
@@ -55,12 +50,6 @@ class Lines:
     def __init__(self, write: Callable[[str], None], steps: int, replicas: int, every: int) -> None:
         self._write, self._steps, self._replicas, self._every = write, steps, replicas, every
         self._speed = Speed()
-
-    def __enter__(self) -> "Lines":
-        return self
-
-    def say(self, message: str) -> None:
-        self._write(message)
 
     def step(self, event: Event) -> None:
         self._speed.add(event["tokens"], event["seconds"])
@@ -72,8 +61,8 @@ class Lines:
                 f"{units.duration(self._speed.seconds_for(self._steps - step))} left  {self._replicas} replicas"
             )
 
-    def __exit__(self, *_: object) -> None:
-        return None
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class LivePanel:
@@ -82,29 +71,19 @@ class LivePanel:
     def __init__(self, console: Console, title: str, steps: int, replicas: int) -> None:
         self._title, self._steps, self._replicas = title, steps, replicas
         self._speed = Speed()
-        self._message = "starting"
-        self._live = Live(self._panel(None), console=console, auto_refresh=False, transient=False)
-
-    def __enter__(self) -> "LivePanel":
-        self._live.__enter__()
-        return self
-
-    def say(self, message: str) -> None:
-        self._message = message
-        self._live.update(self._panel(None), refresh=True)
+        self._live = Live(self._panel(None), console=console, auto_refresh=False)
+        self._live.start(refresh=True)
 
     def step(self, event: Event) -> None:
         self._speed.add(event["tokens"], event["seconds"])
         self._live.update(self._panel(event), refresh=True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.__exit__(kind, error, trace)
+    def close(self) -> None:
+        self._live.stop()
 
     def _panel(self, event: Event | None) -> Panel:
         if event is None:
-            return Panel(Text(self._message), title=self._title, title_align="left")
+            return Panel(Text(f"starting {self._replicas} replicas"), title=self._title, title_align="left")
         left = self._steps - event["step"]
         table = Table.grid(padding=(0, 3), expand=True)
         table.add_row("step", "loss", "tokens/s", "time left", "replicas", style="dim")
@@ -124,4 +103,6 @@ class LivePanel:
 def progress(console: Console, title: str, steps: int, replicas: int, every: int) -> Progress:
     if console.is_terminal:
         return LivePanel(console, title, steps, replicas)
-    return Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), steps, replicas, every)
+    return Lines(
+        lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), steps, replicas, every
+    )

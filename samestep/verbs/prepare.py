@@ -8,8 +8,7 @@ from samestep.data import pack
 from samestep.data.order import check_rows, steps_for
 from samestep.data.tokenize import Corpus
 from samestep.data.tokenize import prepare as prepare_corpus
-from samestep.errors import DataError
-from samestep.model.folder import check_folder, resolve
+from samestep.model.folder import check_config, check_vocabulary, resolve
 from samestep.recipe.load import load
 from samestep.recipe.schema import Recipe
 from samestep.replica.job import Job
@@ -49,6 +48,15 @@ def prepare(path: Path, overrides: Sequence[str], say: Callable[[str], None]) ->
 
 
 def _corpus(recipe: Recipe, base: Path, say: Callable[[str], None]) -> Corpus:
-    cache = Path(recipe.run.cache) if recipe.run.cache else CACHE
-    tokenizer = Path(base, recipe.data.tokenizer) if recipe.data.tokenizer else None
-    raise DataError(f"{cache} {tokenizer}")
+    folder = resolve(recipe.model, base)
+    tokenizer, vocabulary = folder, recipe.model.vocabulary
+    if recipe.data.tokenizer is not None:
+        tokenizer = base / recipe.data.tokenizer
+    if recipe.model.config is not None:
+        vocabulary = int(check_config(base / recipe.model.config).get("vocab_size", vocabulary))
+    cache = Path(recipe.run.cache).expanduser() if recipe.run.cache else CACHE
+    corpus = prepare_corpus(recipe.data, vocabulary, base, cache, tokenizer, say)
+    described = base / recipe.model.config if recipe.model.config else folder and folder / "config.json"
+    if described:
+        check_vocabulary(check_config(described), corpus.vocabulary, described)
+    return corpus

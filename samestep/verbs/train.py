@@ -1,5 +1,6 @@
 """samestep train: from a recipe to a model folder."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,6 @@ from samestep.events import Event
 from samestep.launch.engine import Engine, Program
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
-from samestep.recipe.schema import Recipe
 from samestep.recover.journal import Journal
 from samestep.replica.job import Job
 from samestep.report.progress import Progress, progress
@@ -69,7 +69,7 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     (folder / "recipe.yaml").write_text(dump(prepared.recipe))
     with Journal(folder / "journal.jsonl") as journal:
         journal.write(opening(prepared, began))
-        with panel:
+        with contextlib.closing(panel):
             execute(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
         journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
     return summary
@@ -133,5 +133,3 @@ def lines(summary: Summary) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "?" if value is None else f"{value:.4f}"
-
-

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import FileStore, PrefixStore, ProcessGroupGloo, Work
 
 from samestep.errors import PeerLost
 from samestep.wire.collective import Messages, Tag
@@ -18,7 +18,7 @@ TIMEOUT = timedelta(minutes=30)  # death is learnt from the engine, never from h
 
 
 class TorchWork:
-    def __init__(self, works: Sequence[dist.Work]) -> None:
+    def __init__(self, works: Sequence[Work]) -> None:
         self._works = works
 
     def wait(self) -> None:
@@ -35,9 +35,9 @@ class TorchBackend:
 
     def __init__(self, rank: int, size: int, meeting_file: Path, generation: int = 0) -> None:
         self.rank, self.size, self.bytes_sent = rank, size, 0
-        self._store = dist.FileStore(str(meeting_file), -1)  # -1: the file's life is the engine's business
-        prefixed = dist.PrefixStore(f"generation-{generation}", self._store)
-        self._group: dist.ProcessGroup = dist.ProcessGroupGloo(prefixed, rank, size, TIMEOUT)
+        self._store = FileStore(str(meeting_file), -1)  # -1: the file's life is the engine's business
+        prefixed = PrefixStore(f"generation-{generation}", self._store)
+        self._group = ProcessGroupGloo(prefixed, rank, size, TIMEOUT)
         self._cancelled = ""
 
     def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> TorchWork:

@@ -179,7 +179,7 @@ def test_replicas_that_disagree_get_an_error_and_no_garbage(transport, tag, tens
     def body(wire):
         if wire.rank == 0:
             wire.exchange(tag, {1: [tensor]}, {}).wait()
-            return None
+            return
         target = torch.full((8,), 7.0)
         try:
             wire.exchange(Tag(5, Operation.REDUCE, 1), {}, {0: [target]}).wait()

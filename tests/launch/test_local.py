@@ -144,4 +144,6 @@ Local().run(Program([sys.executable, "-c", {PRELUDE + body!r}]), 2, lambda e: pr
 def test_ctrl_c_in_the_engine_ends_all_replicas():
     body = "control.send({'event': 'x'}); time.sleep(60)"
     with pytest.raises(KeyboardInterrupt):
-        Local().run(Program([sys.executable, "-c", PRELUDE + body]), 2, lambda event: os.kill(os.getpid(), signal.SIGINT))
+        Local().run(
+            Program([sys.executable, "-c", PRELUDE + body]), 2, lambda event: os.kill(os.getpid(), signal.SIGINT)
+        )

@@ -1,4 +1,4 @@
-"""Law 2: N replicas give, bit for bit, what a short tree in plain PyTorch gives, and nearly what plain backward gives."""
+"""Law 2: N replicas give, bit for bit, what a short tree in plain PyTorch gives, and nearly what backward gives."""
 
 import copy
 

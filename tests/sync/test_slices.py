@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_parameters_lie_apart_aligned_and_last_first(sizes, lanes):
     assert [r.size for r in regions] == sizes
     assert all(r.start % slices.ALIGNMENT == 0 for r in regions)
     ordered = list(reversed(regions))
-    assert all(a.stop <= b.start < a.stop + slices.ALIGNMENT for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(a.stop <= b.start < a.stop + slices.ALIGNMENT for a, b in itertools.pairwise(ordered))
 
 
 @given(SIZES, LANES)
@@ -39,7 +41,7 @@ def test_owners_share_each_bucket_in_whole_slices(sizes, lanes, data):
         regions = [layout.owned(bucket, owner, owners) for owner in range(owners)]
         whole = layout.bucket_region(bucket)
         assert regions[0].start == whole.start and regions[-1].stop == whole.stop
-        assert all(a.stop == b.start for a, b in zip(regions, regions[1:], strict=False))
+        assert all(a.stop == b.start for a, b in itertools.pairwise(regions))
         assert all(r.start % layout.slice == 0 or r.size == 0 for r in regions)
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,7 +58,7 @@ def test_parts_are_the_fewest_subtrees_that_make_up_a_span(lanes, data):
         parts = tree.parts(lanes, span)
         assert [lane for part in parts for lane in range(*part)] == list(span)
         siblings = {node.children() for node in nodes_of(Node(0, lanes)) if node.stop - node.start > 1}
-        assert not any((a, b) in siblings for a, b in zip(parts, parts[1:], strict=False))
+        assert not any((a, b) in siblings for a, b in itertools.pairwise(parts))
 
 
 def nodes_of(node):
