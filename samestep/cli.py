@@ -100,20 +100,31 @@ def _show(as_json: bool, fields: dict[str, Any], lines: Sequence[str]) -> None:
     print(json.dumps(fields, default=str) if as_json else "\n".join(lines))
 
 
+class _Stopped(BaseException):
+    """A signal asked for the end. Its own type: typer would swallow KeyboardInterrupt."""
+
+
 def main() -> NoReturn:
     """Run the command line. Exit codes: see errors.py; 130 after Ctrl-C, 143 after SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     arguments = sys.argv[1:]
     try:
-        app(arguments, standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("stopped by Ctrl-C; no replica is left running", 130, arguments)
+        app(arguments)
+    except _Stopped as stopped:
+        number = stopped.args[0]
+        _fail(f"stopped by {number.name}; no replica is left running", 128 + number, arguments)
     except SamestepError as error:
         if "--debug" in arguments:
             print(error.remote_traceback, file=sys.stderr)
             raise
         _fail(str(error), error.exit_code, arguments)
     sys.exit(0)
+
+
+def _stop(number: int, _frame: object) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)  # the replicas' end must not be interrupted
+    raise _Stopped(signal.Signals(number))
 
 
 def _fail(message: str, code: int, arguments: Sequence[str]) -> NoReturn:

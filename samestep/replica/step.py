@@ -175,5 +175,5 @@ def _not_finite(step: int, losses: Sequence[float], norm: float) -> SamestepErro
     bad = [lane for lane, loss in enumerate(losses) if not math.isfinite(loss)]
     where = f"the loss of lane {bad[0]} is {losses[bad[0]]}" if bad else f"the gradient norm is {norm}"
     return SamestepError(
-        f"step {step}: {where}; nothing was applied; lower optimizer.learning_rate or look at that step's samples"
+        f"step {step + 1}: {where}; nothing was applied; lower optimizer.learning_rate or look at that step's samples"
     )

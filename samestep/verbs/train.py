@@ -62,6 +62,8 @@ class Summary:
 def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console) -> Summary:
     """Train and return the summary. What is shown while it runs goes to `console`."""
     began = time.time()
+    if engine not in ENGINES:
+        raise RecipeError(f"--engine is {engine!r}, but must be one of {', '.join(ENGINES)}")
     prepared = prepare(recipe, overrides, lambda message: console.print(message, markup=False, highlight=False))
     folder = _run_folder(run, recipe.stem)
     summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)

@@ -1,0 +1,46 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "recipes" / "tiny.yaml"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """One cache of tokenized data for the whole session, never the user's own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def samestep(tmp_path, cache):
+    """Call the command line in a fresh folder, as a user would."""
+
+    def call(*arguments, timeout=120):
+        command = [sys.executable, "-m", "samestep.cli", *map(str, arguments)]
+        if arguments and arguments[0] in ("train", "verify"):
+            command.append(f"run.cache={cache}")
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def tiny():
+    return TINY

@@ -1,0 +1,159 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samestep.model import gpt
+from samestep.model.gpt import GPT, Shape
+
+SHAPE = Shape(layers=2, width=48, heads=3, vocabulary=50, context=24)
+
+
+def model(shape: Shape = SHAPE, seed: int = 0, checkpointing: bool = False) -> GPT:
+    torch.manual_seed(seed)
+    return GPT(shape, checkpointing)
+
+
+def dropping() -> Shape:
+    return Shape(**{**vars(SHAPE), "dropout": 0.3})
+
+
+def batch(rows: int = 3, time: int = 24, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(50, (rows, time), generator=generator)
+    targets = tokens.roll(-1, 1)
+    targets[:, -1] = -100
+    return tokens, targets
+
+
+def gradients(module: GPT, seed: int = 1) -> list[Tensor]:
+    torch.manual_seed(seed)
+    return list(torch.autograd.grad(module(*batch()), list(module.parameters())))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_reads_the_same_model_from_its_folder(tied: bool, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    module = model(Shape(**{**vars(SHAPE), "tied": tied}))
+    gpt.save(module, tmp_path, eos=7)
+    theirs, found = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(found.values())
+    assert type(theirs).__name__ == "LlamaForCausalLM"
+    assert [name for name, _ in module.named_parameters()] == [name for name, _ in theirs.named_parameters()]
+    assert theirs.dtype == torch.float32
+    assert theirs.config.eos_token_id == theirs.generation_config.pad_token_id == 7
+    tokens, _ = batch()
+    torch.testing.assert_close(module(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
+
+
+def test_parameters_that_are_views_of_one_buffer_are_saved(tmp_path: Path) -> None:
+    import safetensors.torch
+
+    module = model()
+    flat = torch.cat([p.detach().flatten() for p in module.parameters()])
+    pieces = flat.split([p.numel() for p in module.parameters()])
+    for parameter, piece in zip(module.parameters(), pieces, strict=True):
+        parameter.data = piece.view_as(parameter)
+    gpt.save(module, tmp_path, eos=0)
+    saved = safetensors.torch.load_file(tmp_path / "model.safetensors")
+    assert all(torch.equal(saved[name], p) for name, p in module.named_parameters())
+
+
+def test_the_config_names_the_shape(tmp_path: Path) -> None:
+    gpt.save(model(), tmp_path, eos=7)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["model_type"], config["dtype"], config["tie_word_embeddings"]) == ("llama", "float32", True)
+    assert (config["hidden_size"], config["intermediate_size"], config["max_position_embeddings"]) == (48, 128, 24)
+
+
+@pytest.mark.parametrize(("width", "inner"), [(384, 1024), (48, 128), (64, 192), (576, 1536)])
+def test_the_inner_width_is_a_multiple_of_32(width: int, inner: int) -> None:
+    assert Shape(layers=1, width=width, heads=1, vocabulary=300, context=8).inner == inner
+
+
+def test_the_loss_is_the_summed_cross_entropy_of_the_logits() -> None:
+    module, (tokens, targets) = model(), batch()
+    expected = F.cross_entropy(module(tokens).flatten(0, 1), targets.flatten(), reduction="sum")
+    torch.testing.assert_close(module(tokens, targets), expected)
+
+
+def test_no_position_sees_a_later_token() -> None:
+    module, (tokens, _) = model(), batch()
+    changed = tokens.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % 50
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            before, after = module(tokens), module(changed)
+        assert before.dtype == dtype
+        assert torch.equal(before[:, :10], after[:, :10])
+        assert not torch.equal(before[:, 10:], after[:, 10:])
+
+
+def test_short_sequences_take_the_first_positions() -> None:
+    module, (tokens, _) = model(), batch()
+    torch.testing.assert_close(module(tokens[:, :5]), module(tokens)[:, :5])
+
+
+def test_plain_attention_is_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 24, 16, generator=generator, dtype=torch.bfloat16) for _ in range(3))
+    exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True)
+    for autocast in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = gpt.attend(q, k, v)
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
+
+
+def test_bfloat16_products_give_nearly_the_float32_gradients() -> None:
+    exact = gradients(model())
+    with torch.autocast("cpu", torch.bfloat16):
+        near = gradients(model())
+    for a, b in zip(near, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert 0 < (a - b).norm() < 0.03 * b.norm()
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_checkpointing_changes_no_bit_of_any_gradient_with_dropout_on(autocast: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        kept = gradients(model(dropping()))
+        again = gradients(model(dropping(), checkpointing=True))
+        other = gradients(model(dropping()), seed=2)
+    assert all(torch.equal(a, b) for a, b in zip(kept, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(kept, other, strict=True))
+
+
+def test_checkpointing_runs_each_layer_twice() -> None:
+    calls: list[nn.Module] = []
+    module = model(checkpointing=True)
+    for layer in module.model.layers:
+        layer.register_forward_pre_hook(lambda layer, _: calls.append(layer))
+    module(*batch()).backward()
+    assert len(calls) == 2 * SHAPE.layers
+
+
+def test_dropout_acts_in_training_only() -> None:
+    module, (tokens, _) = model(dropping()), batch()
+    assert not torch.equal(module(tokens), module(tokens))
+    module.eval()
+    assert torch.equal(module(tokens), module(tokens))
+    assert torch.equal(module(tokens), model().eval()(tokens))
+
+
+def test_new_weights_follow_from_the_seed() -> None:
+    first, same, other = (dict(model(seed=seed).named_parameters()) for seed in (0, 0, 1))
+    matrices = [name for name, p in first.items() if p.dim() > 1]
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in matrices)
+
+
+def test_products_into_the_residual_start_smaller() -> None:
+    spread = {name: p.std().item() for name, p in model().named_parameters() if p.dim() > 1}
+    for name, std in spread.items():
+        expected = 0.01 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
+        assert std == pytest.approx(expected, rel=0.1), name

@@ -1,0 +1,161 @@
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+HELP = [sys.executable, "-m", "samestep.cli", "--help"]
+
+
+def test_help_answers_at_once():
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run(HELP, check=True, capture_output=True)
+        seconds.append(time.perf_counter() - began)
+    assert statistics.median(seconds) < 0.5  # 0.3 s on a quiet machine; see benchmarks/start.py
+
+
+@pytest.mark.parametrize("verb", ["train", "verify", "digest", "compare"])
+def test_no_verb_imports_torch_for_its_help(verb):
+    code = f"import sys; sys.argv = ['samestep', {verb!r}, '--help']\nfrom samestep.cli import main\n"
+    code += "try:\n    main()\nfinally:\n    assert not {'torch', 'numpy', 'tokenizers'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and verb in done.stdout, done.stderr
+
+
+def test_train_writes_a_whole_run_and_prints_its_summary(samestep, tiny, tmp_path):
+    result = samestep("train", tiny)
+    assert result.code == 0, result.err
+    assert "step 1/12" in result.err and "step 12/12" in result.err
+    for word in ("steps", "final_loss", "tokens_per_second", "held_out_bits_per_byte", "zlib", "digest", "sha256:"):
+        assert word in result.out
+    run = tmp_path / "runs" / "tiny-1"
+    assert {p.name for p in run.iterdir()} == {"recipe.yaml", "journal.jsonl", "logs", "model"}
+    assert samestep("digest", run).out.strip() in result.out
+    events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+    started = [e for e in events if e["event"] == "started"]
+    assert sorted(e["lanes"] for e in started) == [[0, 4], [4, 8]]
+    steps = [e for e in events if e["event"] == "step"]
+    assert [e["step"] for e in steps] == list(range(1, 13))
+    assert [e["step"] for e in steps if "digest" in e] == [4, 8, 12]
+    assert len({e["tokens"] for e in steps}) > 1  # masked targets of uneven count
+
+
+def test_json_is_one_object_on_stdout_and_nothing_else(samestep, tiny):
+    result = samestep("train", tiny, "--json", "steps=2")
+    assert {"steps", "final_loss", "tokens_per_second", "digest"} <= result.json.keys()
+    assert result.json["steps"] == 2
+
+
+def test_a_resolved_recipe_trains_to_the_same_digest(samestep, tiny, tmp_path):
+    first = samestep("train", tiny, "--run", "one", "--json", "steps=3").json
+    again = samestep("train", tmp_path / "one" / "recipe.yaml", "--run", "two", "--json").json
+    assert again["digest"] == first["digest"]
+    same = samestep("compare", "one", "two", "--json")
+    assert same.code == 0 and same.json["same"]
+    other = samestep("train", tiny, "--run", "three", "--json", "steps=3", "seed=9")
+    assert other.code == 0
+    differ = samestep("compare", "one", "three")
+    assert differ.code == 5 and "seed" in differ.out
+
+
+def test_ctrl_c_leaves_no_process_and_no_model(samestep, tiny, tmp_path, cache):
+    command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with process.stderr:
+        while "step 1/" not in process.stderr.readline():
+            assert process.poll() is None
+        replicas = psutil.Process(process.pid).children(recursive=True)
+        assert len(replicas) == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        assert "no replica is left" in process.stderr.read()
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
+    assert not (tmp_path / "runs" / "tiny-1" / "model").exists()
+
+
+def test_a_killed_replica_ends_the_run_within_two_seconds_with_one_line(tiny, tmp_path, cache):
+    command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
+    process = subprocess.Popen([*command, "--replicas", "3"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with process.stderr:
+        while "step 1/" not in process.stderr.readline():
+            assert process.poll() is None
+        replicas = psutil.Process(process.pid).children(recursive=True)
+        os.kill(replicas[1].pid, signal.SIGKILL)
+        assert process.wait(2) == 4
+        last = process.stderr.read().splitlines()[-1]
+    assert "killed by SIGKILL" in last and f"pid {replicas[1].pid}" in last and "replica 1, step " in last
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
+
+
+def test_sigterm_ends_the_replicas_too(tiny, tmp_path, cache):
+    command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with process.stderr:
+        while "step 1/" not in process.stderr.readline():
+            assert process.poll() is None
+        replicas = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        assert process.wait(5) == 143
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
+
+
+def test_fast_may_differ_and_verify_says_so(samestep, tiny):
+    result = samestep("verify", tiny, "--replicas", "1,2,3", "sync.strategy=fast")
+    assert result.code == 5
+    assert "DIFFERENT" in result.out and "in step 1: the" in result.out and "first tensor" in result.out
+    assert "use exact" in result.out
+
+
+def test_verify_says_same_and_what_that_holds_for(samestep, tiny):
+    result = samestep("verify", tiny, "--replicas", "1,2", "--steps", 2)
+    assert result.code == 0
+    assert result.out.startswith("same: 2 steps on 1, 2 replicas")
+    assert all(word in result.out for word in ("threads 1", "torch 2.", "dtype bfloat16"))
+
+
+def test_an_existing_run_is_not_touched(samestep, tiny, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "journal.jsonl").write_text("")
+    result = samestep("train", tiny, "--run", "run")
+    assert result.code == 2 and "run holds another run; choose another folder with --run" in result.err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["journal.jsonl"]
+
+
+BAD = {
+    "mistyped key": (["model.widht=3"], 2, "did you mean"),
+    "wrong type": (["batch.micro_batch=four"], 2, "batch.micro_batch"),
+    "fewer lanes than replicas": (["lanes=2", "run.replicas=3"], 2, "lanes"),
+    "float16": (["model.dtype=float16"], 2, "loss scale"),
+    "no such data": (["data.source=nowhere"], 3, "nowhere"),
+    "a corpus shorter than one step": (["batch.micro_batch=4000"], 3, "one step takes 64000"),
+    "no such model": (["model.path=nowhere"], 2, "nowhere"),
+    "no such engine": (["--engine=slurm"], 2, "--engine is 'slurm', but must be one of local"),
+    "width and heads": (["model.heads=3"], 2, "heads"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_with_its_code_and_nothing_written(samestep, tiny, tmp_path, case):
+    overrides, code, words = BAD[case]
+    result = samestep("train", tiny, *overrides)
+    (line,) = [line for line in result.err.splitlines() if not line.startswith(("training a", "encoding"))]
+    assert result.code == code and line.startswith("error: ") and words in line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_errors_are_json_too_when_json_is_asked_for(samestep, tiny):
+    result = samestep("train", tiny, "--json", "model.widht=3")
+    assert result.code == 2
+    assert result.json["exit_code"] == 2 and "widht" in result.json["error"]
+
+
+def test_debug_shows_the_traceback(samestep, tiny):
+    assert "Traceback" not in samestep("train", tiny, "lanes=0").err
+    assert "Traceback" in samestep("train", tiny, "lanes=0", "--debug").err
