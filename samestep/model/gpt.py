@@ -101,10 +101,10 @@ class Body(nn.Module):
 class Layer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.input_layernorm = Norm(shape.width)
         self.self_attn = Attention(shape)
-        self.post_attention_layernorm = Norm(shape.width)
         self.mlp = MLP(shape)
+        self.input_layernorm = Norm(shape.width)
+        self.post_attention_layernorm = Norm(shape.width)
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:

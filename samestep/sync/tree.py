@@ -13,6 +13,8 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
+from samestep.errors import RecipeError
+
 T = TypeVar("T")
 
 IDLE_FOR_WHOLE_SUBTREES = 1 / 16  # longer spans are accepted up to this share, where they save partial sums
@@ -33,7 +35,7 @@ class Node(NamedTuple):
 def spans(lanes: int, replicas: int) -> list[range]:
     """The contiguous lanes of each replica: as even as can be, on whole subtrees where that idles nobody for long."""
     if not 1 <= replicas <= lanes:
-        raise ValueError(f"{replicas} replicas cannot share {lanes} lanes")
+        raise RecipeError(f"{replicas} replicas cannot share {lanes} lanes; take fewer replicas or more lanes")
     granule = _granule(lanes, replicas)
     units = -(-lanes // granule)
     edges = [min(lanes, granule * (units * r // replicas)) for r in range(replicas + 1)]

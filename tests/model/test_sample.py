@@ -53,7 +53,7 @@ def test_chance_comes_from_the_generator() -> None:
 
 def test_temperature_sharpens_and_flattens() -> None:
     def leaning(tokens: Tensor) -> Tensor:
-        return torch.tensor([-100.0, 2, 1, 1, 1, 1, 1, 1]).expand(*tokens.shape, VOCABULARY)
+        return torch.tensor([-torch.inf, 2, 1, 1, 1, 1, 1, 1]).expand(*tokens.shape, VOCABULARY)
 
     ones = {t: go_on([1], 300, t, 0, leaning).count(1) for t in (0.0, 0.1, 1.0, 100.0)}
     assert ones[0.0] == 300

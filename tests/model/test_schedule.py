@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ def test_it_rises_by_equal_parts_and_then_never_again(steps: int, warmup: int, f
     found = rates(steps, warmup=warmup, final=final, schedule=schedule)
     up, down = found[:warmup], found[warmup:]
     assert up == pytest.approx([0.5 * (n + 1) / warmup for n in range(len(up))])
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(down, down[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in pairwise(down))
     assert down[:1] in ([], [0.5])
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samestep.errors import RecipeError
 from samestep.sync import tree
 from samestep.sync.tree import Node
 
@@ -88,7 +89,7 @@ def test_whole_subtrees_are_preferred_where_they_idle_nobody_for_long():
 
 
 def test_more_replicas_than_lanes_are_refused():
-    with pytest.raises(ValueError, match="5 replicas cannot share 4 lanes"):
+    with pytest.raises(RecipeError, match="5 replicas cannot share 4 lanes"):
         tree.spans(4, 5)
 
 
