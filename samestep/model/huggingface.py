@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from samestep.errors import RecipeError
 from samestep.model.folder import check_vocabulary
 
+REASON = 200  # characters; transformers goes on with lists of all that it knows
+
 
 def pretrained(folder: Path) -> nn.Module:
     """The float32 model in `folder`, which `folder.check_folder` has passed; never code from the folder.
@@ -25,16 +27,12 @@ def pretrained(folder: Path) -> nn.Module:
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # they are refused below, with both shapes
             output_loading_info=True,
         )
     except Exception as error:  # its own, torch's, safetensors' and the hub's
         raise _refused(folder, error) from error
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise RecipeError(
-            f"{folder} lacks {len(missing)} of the tensors of {type(module).__name__}, such as {missing[0]}; "
-            "name a folder with the weights of a causal language model"
-        )
+    _check_whole(folder, type(module).__name__, found)
     return _ready(module)
 
 
@@ -92,11 +90,27 @@ def save(module: Any, folder: Path) -> None:
 
 
 def _quiet_transformers() -> Any:
-    """The library, imported late and without progress bars: a bar of every replica would end up in one terminal."""
+    """The library, imported late, without the bars and reports that every replica would send to one terminal."""
     import transformers
 
     transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
     return transformers
+
+
+def _check_whole(folder: Path, architecture: str, found: dict[str, Any]) -> None:
+    missing, misshapen = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+    if misshapen:
+        name, stored, wanted = misshapen[0]
+        raise RecipeError(
+            f"{folder} has {name} in the shape {list(stored)} but its config.json asks for {list(wanted)}; "
+            "fetch both files again from one place"
+        )
+    if missing:
+        raise RecipeError(
+            f"{folder} lacks {len(missing)} of the tensors of {architecture}, such as {missing[0]}; "
+            "name a folder with the weights of a causal language model"
+        )
 
 
 def _ready(module: nn.Module) -> nn.Module:
@@ -104,7 +118,8 @@ def _ready(module: nn.Module) -> nn.Module:
 
 
 def _refused(asked: Path, error: Exception) -> RecipeError:
+    reason = " ".join(str(error).split())
     return RecipeError(
-        f"transformers cannot make a causal language model of {asked} ({str(error).partition(chr(10))[0]}); "
+        f"transformers cannot make a causal language model of {asked} ({reason[:REASON]}); "
         "choose an architecture that it has itself, with its weights as safetensors"
     )

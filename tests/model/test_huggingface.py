@@ -126,7 +126,14 @@ def test_missing_weights_are_refused_not_drawn(config_file: Path) -> None:
         huggingface.pretrained(folder)
 
 
-@pytest.mark.parametrize("change", [{"n_embd": 48}, {"model_type": "nonesuch"}, {"model_type": "t5"}])
+def test_weights_of_another_shape_are_refused_with_both_shapes(config_file: Path) -> None:
+    folder = saved(config_file)
+    write_json(folder / "config.json", {**GPT2, "n_positions": 8})
+    with pytest.raises(RecipeError, match=r"transformer.wpe.weight in the shape \[16, 32\] but .* asks for \[8, 32\];"):
+        huggingface.pretrained(folder)
+
+
+@pytest.mark.parametrize("change", [{"n_layer": "two"}, {"model_type": "nonesuch"}, {"model_type": "t5"}])
 def test_weights_that_are_no_such_model_are_refused_in_one_line(config_file: Path, change: dict[str, object]) -> None:
     folder = saved(config_file)
     write_json(folder / "config.json", {**GPT2, **change})
