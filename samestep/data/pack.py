@@ -34,7 +34,6 @@ def plan(ends: Integers, context: int, packing: bool) -> Rows:
     ends: int64[documents], the index after each document's eos, rising.
     packing: one stream is cut at multiples of `context`; otherwise every document starts a row of its own.
     """
-    ends = np.asarray(ends)  # a mapped file would make mapped arrays of all that follows
     last = ends[-1:] if packing else ends
     first = np.zeros_like(last) if packing else ends - np.diff(ends, prepend=0)
     starts, lengths = _cut(first, last - 1, context)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samestep.data.feed import IGNORED, Feed, Fixed, MicroBatch, StepPlan, read
-from samestep.data.order import MISSING, Shape, rows_of_step
+from samestep.data.order import MISSING, Shape, permutation, rows_of_step
 from samestep.data.pack import plan
 from samestep.data.tokenize import Tokens
 from samestep.errors import DataError
@@ -57,7 +57,7 @@ def test_an_unpacked_row_ends_with_its_document() -> None:
 def test_an_epoch_trains_every_target_once_and_the_plan_counts_them(
     lengths: list[int], packing: bool, seed: int
 ) -> None:
-    feed = feed_of(lengths, (2, 1, 2), packing, seed)
+    feed = feed_of(lengths, (2, 2, 1), packing, seed)
     seen: Counter[int] = Counter()
     for n in range(feed.steps_per_epoch):
         step = feed.step(n)
@@ -74,6 +74,15 @@ def test_steps_may_be_asked_for_in_any_order() -> None:
     feed, shape = feed_of([50, 40], (3, 1, 2)), (3, 1, 2)
     for n in (0, 9, 3, 4, 0, 8, 1):
         np.testing.assert_array_equal(feed.step(n).rows, rows_of_step(1, n, 23, shape))
+
+
+def test_a_plan_says_which_part_of_which_epoch_it_reads() -> None:
+    feed = feed_of([50, 40], (3, 1, 2))
+    for n in (0, 3, 4, 7):
+        step = feed.step(n)
+        order = permutation(1, step.epoch, 23)
+        assert step.epoch == n // 4
+        assert sorted(order[list(step.places)].tolist()) == sorted(step.rows[step.rows != MISSING].tolist())
 
 
 def test_every_micro_batch_has_one_shape_also_in_a_short_step() -> None:

@@ -221,14 +221,14 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None
 
 
 def test_a_big_tensor_is_hashed_in_pieces_without_being_held(tmp_path: Path) -> None:
-    named = {"w": torch.arange(3 * stored.PIECE // 4 + 1, dtype=torch.int32)}
+    named = {"w": torch.arange(3_000_001, dtype=torch.int32)}  # 12 MB
     save_file(named, tmp_path / "x.safetensors")
     tracemalloc.start()
     hashed = of_folder(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert hashed == of_tensors(named)
-    assert peak < 1.2 * stored.PIECE
+    assert peak < 5_000_000
 
 
 def test_the_digest_of_a_folder_needs_no_torch() -> None:
