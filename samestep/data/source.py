@@ -5,6 +5,7 @@ All documents are held in memory, so that their fingerprint can name the cache o
 
 import difflib
 import hashlib
+import io
 import json
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,8 @@ SUFFIXES = {
     ".parquet": "parquet",
 }
 
+PART = 8_192  # characters of a document where one text file is the whole corpus
+
 
 @dataclass(frozen=True)
 class Document:
@@ -35,8 +38,9 @@ class Document:
 def documents(data: Data, base: Path) -> list[Document]:
     """Reads `data.source`, relative to the folder `base`; files in the order of their names, rows in that of the file.
 
-    A file of text is one document, named by its path within the source; a row of JSONL or Parquet is one, named
-    `file.jsonl:17` (lines and rows count from 1). Hidden files and folders, empty texts and, under `format: auto`,
+    A file of text is one document, named by its path within the source; where it is the whole source, every PART
+    characters of it, up to the end of a line, are one, named `file.txt:1` by their first line. A row of JSONL or
+    Parquet is one, named `file.jsonl:17` (lines and rows count from 1). Hidden files and folders, empty texts and, under `format: auto`,
     other suffixes than those of SUFFIXES are left out. A byte-order mark at the start of a file is dropped.
 
     Raises DataError for what is not there, not UTF-8, not of its format, or without any text.
@@ -106,7 +110,25 @@ def _read(top: Path, data: Data) -> Iterator[Document]:
     for path, name in _named(top, top.parent if alone else top):
         kind = _format(path, data.format, alone)
         if kind is not None:
-            yield from READERS[kind](path, name, data.text_field)
+            found = READERS[kind](path, name, data.text_field)
+            yield from (part for document in found for part in _parts(document)) if alone and kind == "text" else found
+
+
+def _parts(document: Document) -> Iterator[Document]:
+    """A file that is a whole corpus, as documents of whole lines, so that some of it can be held out."""
+    if len(document.text) <= PART:
+        yield document
+        return
+    lines: list[str] = []
+    size = first = 0
+    for number, line in enumerate(io.StringIO(document.text, newline="\n"), 1):
+        first = first or number
+        lines.append(line)
+        size += len(line)
+        if size >= PART:
+            yield Document(f"{document.name}:{first}", "".join(lines))
+            lines, size, first = [], 0, 0
+    yield Document(f"{document.name}:{first}", "".join(lines))
 
 
 def _format(path: Path, asked: str, alone: bool) -> str | None:

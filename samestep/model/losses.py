@@ -51,14 +51,13 @@ class _CrossEntropySum(torch.autograd.Function):
             for_hidden.append(chunk_for_hidden)
             for_weight = chunk_for_weight.float() if for_weight is None else for_weight.add_(chunk_for_weight)
         ctx.save_for_backward(torch.cat(for_hidden), for_weight)
-        ctx.weight_dtype = weight.dtype
         return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor, Tensor, None, None]:
         for_hidden, for_weight = ctx.saved_tensors
         # In place: a copy of the weight's gradient costs more than scaling it. torch refuses a second backward.
-        return for_hidden.mul_(scales[0]), for_weight.mul_(scales[0]).to(ctx.weight_dtype), None, None
+        return for_hidden.mul_(scales[0]), for_weight.mul_(scales[0]), None, None
 
 
 def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -225,3 +225,14 @@ def test_the_fingerprint_tells_names_texts_and_their_order_apart() -> None:
         [("caf\udce9", "a name that is not UTF-8")],
     ]
     assert len({fingerprint([Document(*pair) for pair in corpus]) for corpus in corpora}) == len(corpora)
+
+
+def test_one_text_file_as_the_whole_corpus_is_cut_at_line_ends(tmp_path: Path) -> None:
+    text = "".join(f"line {number} of a long book\n" for number in range(5000))
+    (tmp_path / "book.txt").write_text(text)
+    found = documents(Data(source="book.txt"), tmp_path)
+    assert "".join(document.text for document in found) == text
+    assert len(found) > 10 and len({document.name for document in found}) == len(found)
+    assert all(document.text.endswith("\n") for document in found)
+    assert found[0].name == "book.txt:1"
+    assert int(found[1].name.split(":")[1]) == found[0].text.count("\n") + 1

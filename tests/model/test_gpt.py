@@ -44,7 +44,7 @@ def test_transformers_reads_the_same_model_from_its_folder(tied: bool, tmp_path:
     assert not any(found.values())
     assert type(theirs).__name__ == "LlamaForCausalLM"
     assert [name for name, _ in module.named_parameters()] == [name for name, _ in theirs.named_parameters()]
-    assert theirs.dtype == torch.float32
+    assert (theirs.dtype, theirs.config.tie_word_embeddings) == (torch.float32, tied)
     assert theirs.config.eos_token_id == theirs.generation_config.pad_token_id == 7
     tokens, _ = batch()
     torch.testing.assert_close(module(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
@@ -96,6 +96,16 @@ def test_no_position_sees_a_later_token() -> None:
 def test_short_sequences_take_the_first_positions() -> None:
     module, (tokens, _) = model(), batch()
     torch.testing.assert_close(module(tokens[:, :5]), module(tokens)[:, :5])
+
+
+def test_a_rotation_depends_on_the_position_and_keeps_length_and_dtype() -> None:
+    body = model().model
+    heads = torch.ones(1, 3, 24, 16, dtype=torch.bfloat16)
+    turned = gpt.rotate(heads, body.cosines, body.sines)
+    assert turned.dtype == torch.bfloat16
+    torch.testing.assert_close(turned.float().norm(dim=-1), heads.float().norm(dim=-1), rtol=0.01, atol=0)
+    assert torch.equal(turned[:, :, 0], heads[:, :, 0])
+    assert len(turned[0, 0].unique(dim=0)) == 24
 
 
 def test_plain_attention_is_attention() -> None:
