@@ -33,7 +33,7 @@ def pretrained(folder: Path) -> nn.Module:
     except Exception as error:  # its own, torch's, safetensors' and the hub's
         raise _refused(folder, error) from error
     _check_whole(folder, type(module).__name__, found)
-    return _ready(module)
+    return module.train()  # type: ignore[no-any-return]
 
 
 def new(config_file: Path, eos: int) -> nn.Module:
@@ -48,7 +48,7 @@ def new(config_file: Path, eos: int) -> nn.Module:
         module = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # its own, torch's, safetensors' and the hub's
         raise _refused(config_file, error) from error
-    return _ready(module)
+    return module.train()  # type: ignore[no-any-return]
 
 
 def check_fits(module: Any, vocabulary: int, context: int, name: Path) -> None:
@@ -111,10 +111,6 @@ def _check_whole(folder: Path, architecture: str, found: dict[str, Any]) -> None
             f"{folder} lacks {len(missing)} of the tensors of {architecture}, such as {missing[0]}; "
             "name a folder with the weights of a causal language model"
         )
-
-
-def _ready(module: nn.Module) -> nn.Module:
-    return module.float().train()
 
 
 def _refused(asked: Path, error: Exception) -> RecipeError:

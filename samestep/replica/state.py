@@ -49,13 +49,14 @@ class State:
 
     def propose(self, bucket: int, out: Tensor, gradient: Tensor, rate: float, present: Sequence[bool]) -> None:
         """Write the new weights of the owned region of a bucket to `out`; change nothing else."""
-        region = self._regions[bucket]
-        out.copy_(cut(self.weights, region))
+        start = self._regions[bucket].start
         for piece in self._owned[bucket]:
+            old, new = self.weights[piece.place], out[piece.place.start - start : piece.place.stop - start]
             if present[piece.parameter]:
-                new = out[piece.place.start - region.start : piece.place.stop - region.start]
                 rates = self._rates(piece.parameter, rate)
-                optim.propose(self._rule, self.weights[piece.place], gradient[piece.place], piece.kept, new, rates)
+                optim.propose(self._rule, old, gradient[piece.place], piece.kept, new, rates)
+            else:
+                new.copy_(old)
 
     def commit(self, gathered: Tensor, rate: float, present: Sequence[bool]) -> None:
         """Update what is owned in place (`gathered` holds its gradient there) and take the rest from `gathered`."""

@@ -96,6 +96,8 @@ def test_a_saved_task_goes_on_through_transformers(make: Build, tmp_path: Path, 
 
 def test_both_kinds_of_model_write_the_same_text(make: Build, tmp_path: Path) -> None:
     task = make({**SMALL, "dropout": 0.5})
+    for parameter in task.module.parameters():
+        parameter.data *= 8  # new weights find all tokens equally likely, whatever is done to them
     task.save(tmp_path / "built")
     other = make({"path": "built", "dtype": "float32"})
     texts = [t.generate([5, 6], 20, 1.0, torch.Generator().manual_seed(0)) for t in (task, task, other)]
