@@ -48,7 +48,7 @@ class _Model:
 def build(recipe: Recipe, *, seed: int, vocabulary: int, eos: int, tokenizer_file: Path, base: Path) -> Task:
     """The task of `recipe`, with float32 parameters on the CPU.
 
-    New weights follow from `seed`, an int64 mixed by the caller, which torch's default generator is left at.
+    New weights follow from `seed`, an int64 mixed by the caller: it seeds torch's default generator.
     `vocabulary`, `eos` and `tokenizer_file` are the data's; `base` is the folder that the recipe's paths start from.
     Raises RecipeError for a model that cannot be had, does not fit the data or keeps batch statistics.
     """

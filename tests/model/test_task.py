@@ -146,7 +146,11 @@ def test_norms_without_running_statistics_pass() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile against torch itself
 def test_compiled_it_has_the_same_loss_and_gradients(make: Build, batch: MicroBatch) -> None:
+    from torch._dynamo.utils import counters
+
     plain, compiled = make(SMALL), make(SMALL, compute={"compile": True})
+    before = counters["stats"]["unique_graphs"]
     torch.testing.assert_close(compiled.loss(batch), plain.loss(batch), rtol=1e-4, atol=0)
     for a, b in zip(gradients(compiled, batch), gradients(plain, batch), strict=True):
         assert (a - b).norm() < 1e-4 * b.norm()
+    assert counters["stats"]["unique_graphs"] > before
