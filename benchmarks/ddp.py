@@ -5,7 +5,8 @@
 The 13.8 M-parameter Llama (6 layers, width 384, 8,192 tokens, context 256), bfloat16 autocast, one thread and one
 micro-batch a replica and step, fused AdamW, clipping at 1.0, two replicas on one host. All four do the same
 mathematics on the same batches. One round runs each once, in a new order each time; machines drift, so compare the
-ratios of one round. Peak memory is that of the largest replica beyond a bare process that has imported torch.
+ratios of one round; cpu_ms is the processor time of a step, which drifts less. All are started by samestep's engine,
+with its settings of malloc, and so are DDP's replicas: without them DDP takes more memory. Peak memory is that of the largest replica beyond a bare process that has imported torch.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def measure(mode: str, rows: int, steps: int, bare: int) -> dict:
     return {
         "tokens_per_second": round(REPLICAS * rows * CONTEXT / seconds, 1),
         "step_ms": round(1000 * seconds, 1),
+        "cpu_ms": round(1000 * statistics.median(s for f in found for s in f["cpu"]), 1),
         "peak_mb": round((max(f["peak"] for f in found) - bare) / 1e6, 1),
         "loss": found[0]["loss"],
     }
@@ -85,6 +87,7 @@ def medians(rounds: list) -> dict:
         "exact_speed_over_ddp": ratio("exact", "ddp", "tokens_per_second"),
         "exact_speed_over_fast": ratio("exact", "fast", "tokens_per_second"),
         "bound_speed_over_ddp": ratio("bound", "ddp", "tokens_per_second"),
+        "exact_cpu_over_ddp": ratio("exact", "ddp", "cpu_ms"),
         "exact_memory_over_ddp": ratio("exact", "ddp", "peak_mb"),
     }
 
@@ -108,15 +111,19 @@ def replica(mode: str, rows: int, steps: int) -> None:
     module = GPT(Shape(layers=6, width=384, heads=6, vocabulary=VOCABULARY, context=CONTEXT, tied=True, dropout=0.0))
     step = {"exact": samestep_step, "fast": samestep_step, "ddp": ddp_step, "bound": plain_step}[mode]
     advance = step(mode, module, wire)
-    seconds = []
+    seconds: list[float] = []
+    cpu: list[float] = []
     for n in range(WARM_UP + steps):
         generator = torch.Generator().manual_seed(n * REPLICAS + wire.rank)
         tokens = torch.randint(0, VOCABULARY, (rows, CONTEXT + 1), generator=generator)
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         loss = advance(tokens[:, :-1], tokens[:, 1:], REPLICAS * rows * CONTEXT)
         seconds.append(time.perf_counter() - began)
+        cpu.append(time.process_time() - cpu_began)
     peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    line = json.dumps({"rank": wire.rank, "seconds": seconds[WARM_UP:], "peak": peak, "loss": loss})
+    line = json.dumps(
+        {"rank": wire.rank, "seconds": seconds[WARM_UP:], "cpu": cpu[WARM_UP:], "peak": peak, "loss": loss}
+    )
     os.write(1, line.encode() + b"\n")
 
 

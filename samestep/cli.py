@@ -4,6 +4,7 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -42,7 +43,7 @@ def train(
     from samestep.verbs import train as verb
 
     summary = verb.train(recipe, _with_replicas(overrides, replicas), run, engine, Console(stderr=True))
-    _show(as_json, summary.__dict__, verb.lines(summary))
+    _show(as_json, asdict(summary), verb.lines(summary))
 
 
 @app.command()
@@ -60,7 +61,7 @@ def verify(
     from samestep.verbs import verify as verb
 
     verdict = verb.verify(recipe, overrides or [], replicas, steps, Console(stderr=True))
-    _show(as_json, verdict.__dict__, verb.lines(verdict))
+    _show(as_json, asdict(verdict), verb.lines(verdict))
     raise typer.Exit(0 if verdict.same else 5)
 
 
@@ -114,12 +115,22 @@ def main() -> NoReturn:
     except _Stopped as stopped:
         number = stopped.args[0]
         _fail(f"stopped by {number.name}; no replica is left running", 128 + number, arguments)
-    except SamestepError as error:
+    except Exception as error:
         if "--debug" in arguments:
-            print(error.remote_traceback, file=sys.stderr)
+            print(getattr(error, "remote_traceback", ""), file=sys.stderr)
             raise
-        _fail(str(error), error.exit_code, arguments)
+        _fail(*_in_words(error), arguments)
     sys.exit(0)
+
+
+def _in_words(error: Exception) -> tuple[str, int]:
+    """One line and the exit code."""
+    if isinstance(error, SamestepError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError):
+        what = f"{error.filename}: " if error.filename else ""
+        return f"{what}{error.strerror or error}; make it writable or free space, then start again", 4
+    return f"{type(error).__name__}: {error}; this is a bug of samestep, --debug shows where", 1
 
 
 def _stop(number: int, _frame: object) -> NoReturn:

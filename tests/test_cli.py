@@ -159,3 +159,73 @@ def test_errors_are_json_too_when_json_is_asked_for(samestep, tiny):
 def test_debug_shows_the_traceback(samestep, tiny):
     assert "Traceback" not in samestep("train", tiny, "lanes=0").err
     assert "Traceback" in samestep("train", tiny, "lanes=0", "--debug").err
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_line(samestep, tiny, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = samestep("train", tiny, "--run", tmp_path / "file" / "run")
+    assert result.code == 4 and "Not a directory" in result.err.splitlines()[-1]
+
+
+def test_words_for_what_nobody_foresaw():
+    from samestep.cli import _in_words
+
+    assert _in_words(ZeroDivisionError("by zero")) == (
+        "ZeroDivisionError: by zero; this is a bug of samestep, --debug shows where",
+        1,
+    )
+
+
+FILES = {
+    "not UTF-8": ("a.txt", b"fine\nab\xff", 3, "a.txt:2:3: byte 0xff is not UTF-8"),
+    "empty": ("a.txt", b"", 3, "holds no text"),
+    "no JSON": ("a.jsonl", b'{"text": "x"}\n{"text"\n', 3, "a.jsonl:2:"),
+    "another field": ("a.jsonl", b'{"body": "x"}\n', 3, "body"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_bad_data_is_one_line_with_file_line_and_column(samestep, tiny, tmp_path, case):
+    name, content, code, words = FILES[case]
+    (tmp_path / name).write_bytes(content)
+    result = samestep("train", tiny, f"data.source={tmp_path / name}")
+    assert result.code == code and len(result.err.splitlines()) == 1 and words in result.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_mistyped_key_is_answered_with_its_place_and_the_nearest_key(samestep, tmp_path):
+    (tmp_path / "recipe.yaml").write_text("steps: 3\nmodel:\n  layers: 2\n  widht: 64\n")
+    result = samestep("train", "recipe.yaml")
+    assert result.code == 2
+    assert "recipe.yaml:4:3:" in result.err and "did you mean width" in result.err
+
+
+def test_a_model_folder_without_weights_says_what_to_use(samestep, tiny, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "llama", "vocab_size": 300}')
+    result = samestep("train", tiny, f"model.path={tmp_path / 'm'}")
+    assert result.code == 2 and "holds no model.safetensors" in result.err and "model.config=" in result.err
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_trained_on_and_a_tokenizer_too_large_for_it_refused(samestep, tiny, tmp_path):
+    assert samestep("train", tiny, "--run", "one", "steps=2").code == 0
+    model = tmp_path / "one" / "model"
+    digests = {
+        samestep("train", tiny, f"model.path={model}", "steps=2", "--replicas", n, "--json").json["digest"]
+        for n in (1, 2)
+    }
+    assert len(digests) == 1
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 300}))
+    refused = samestep("train", tiny, f"model.path={model}")
+    assert refused.code == 2 and "vocab_size" in refused.err and "512 tokens" in refused.err
+
+
+@pytest.mark.slow
+def test_any_transformers_config_is_trained_from_new_weights(samestep, tiny, tmp_path):
+    config = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 400, "n_positions": 64}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = samestep("verify", tiny, f"model.config={tmp_path / 'config.json'}", "--replicas", "1,3", "--steps", 2)
+    assert result.code == 0, result.err
+    assert result.out.startswith("same")

@@ -22,14 +22,16 @@ CONTROL = "SAMESTEP_CONTROL"  # environment variable: the descriptor of the line
 
 @dataclass(frozen=True)
 class Place:
-    """`connections` maps peers to descriptors of connected sockets; `meeting` is torch's rendezvous file."""
+    """`connections` maps peers to descriptors of connected sockets; `board` and `meeting` (where torch's
+    transport finds its peers) are descriptors of shared memory without a name.
+    """
 
     rank: int
     size: int
     transport: str
     connections: dict[int, int]
     board: int
-    meeting: str
+    meeting: int
     engine: int  # process id
     work: dict[str, Any]  # what is to be done; the verb's business
 
@@ -88,7 +90,7 @@ def _sockets(place: Place) -> "Collective":
 def _torch(place: Place) -> "Collective":
     from samestep.wire.torch_backend import TorchBackend
 
-    return TorchBackend(place.rank, place.size, Path(place.meeting))
+    return TorchBackend(place.rank, place.size, Path(f"/proc/self/fd/{place.meeting}"))
 
 
 def _die_with(engine: int) -> None:

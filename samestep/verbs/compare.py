@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STEP_KEYS = ("loss", "grad_norm", "tokens", "digest")
+STEP_KEYS = ("loss", "gradient_norm", "tokens", "digest")
 FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}  # numpy's names; BF16 is widened to F32
 SHOWN = 10  # tensors on a terminal; --json has them all
 

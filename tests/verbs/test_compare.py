@@ -25,7 +25,7 @@ from samestep.verbs.compare import Difference, as_dict, compare, first_differenc
 
 RECIPE = Recipe(steps=3)
 MODEL = {"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.ones(2, dtype=torch.int8)}
-STEPS = [{"event": "step", "step": step, "loss": 2.0 - step, "grad_norm": 1.0, "tokens": 8} for step in range(3)]
+STEPS = [{"event": "step", "step": step, "loss": 2.0 - step, "gradient_norm": 1.0, "tokens": 8} for step in range(3)]
 
 
 def a_run(
@@ -63,7 +63,7 @@ def test_what_differs_is_told_from_recipe_to_tensors(tmp_path: Path) -> None:
     right = a_run(
         tmp_path / "right",
         RECIPE.model_copy(update={"optimizer": Optimizer(clip=None), "seed": 2}),
-        [*STEPS[:2], {**STEPS[2], "loss": 0.25, "grad_norm": math.nan}],
+        [*STEPS[:2], {**STEPS[2], "loss": 0.25, "gradient_norm": math.nan}],
         other,
     )
     assert not compare(left, right).same
@@ -71,7 +71,7 @@ def test_what_differs_is_told_from_recipe_to_tensors(tmp_path: Path) -> None:
         f"left | right: different models, {of_tensors(MODEL)} | {of_tensors(other)}",
         "seed: 1 | 2",
         "optimizer.clip: 1.0 | none",
-        "journals: 2 steps equal, then step 2: loss 0.0 | 0.25, grad_norm 1.0 | none",
+        "journals: 2 steps equal, then step 2: loss 0.0 | 0.25, gradient_norm 1.0 | none",
         "a: F32 [2, 3], largest difference 0.5",
         "b: BF16 [4] | BF16 [3]",
         "c: only in left",
