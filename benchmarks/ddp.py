@@ -5,8 +5,9 @@
 The 13.8 M-parameter Llama (6 layers, width 384, 8,192 tokens, context 256), bfloat16 autocast, one thread and one
 micro-batch a replica and step, fused AdamW, clipping at 1.0, two replicas on one host. All four do the same
 mathematics on the same batches. One round runs each once, in a new order each time; machines drift, so compare the
-ratios of one round; cpu_ms is the processor time of a step, which drifts less. All are started by samestep's engine,
-with its settings of malloc, and so are DDP's replicas: without them DDP takes more memory. Peak memory is that of the largest replica beyond a bare process that has imported torch.
+ratios of one round; cpu_ms is the processor time of a step, which drifts less. All four are started by samestep's
+engine, so DDP too has its settings of malloc. Peak memory is that of the largest replica beyond a bare process that has
+imported torch.
 """
 
 import argparse

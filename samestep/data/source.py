@@ -40,8 +40,9 @@ def documents(data: Data, base: Path) -> list[Document]:
 
     A file of text is one document, named by its path within the source; where it is the whole source, every PART
     characters of it, up to the end of a line, are one, named `file.txt:1` by their first line. A row of JSONL or
-    Parquet is one, named `file.jsonl:17` (lines and rows count from 1). Hidden files and folders, empty texts and, under `format: auto`,
-    other suffixes than those of SUFFIXES are left out. A byte-order mark at the start of a file is dropped.
+    Parquet is one, named `file.jsonl:17` (lines and rows count from 1). Hidden files and folders, empty texts and,
+    under `format: auto`, other suffixes than those of SUFFIXES are left out. A byte-order mark at the start of a file
+    is dropped.
 
     Raises DataError for what is not there, not UTF-8, not of its format, or without any text.
     """

@@ -1,11 +1,8 @@
-"""The optimizer's arithmetic on one piece of a parameter.
+"""The optimizer's arithmetic on pieces of parameters.
 
-An update is made twice: `propose` on copies, which gives the new weights and changes nothing, so that a step
-can be abandoned until all replicas have it; then `update` in place on commit. The second costs less than
-keeping old values (two more arrays of the size of the owned weights).
-Pieces lie at places fixed by the recipe: the fused kernels round differently in their vector loop and in its
-tail, so a cut that followed the number of replicas would change bits.
-All tensors are float32, contiguous and flat, of one length.
+Pieces lie at places fixed by the recipe: the fused kernels round differently in their vector loop and in its tail,
+so a cut that followed the number of replicas would change bits. All tensors are float32, contiguous and flat; those
+at one place of the lists have one length.
 """
 
 from collections.abc import Sequence
@@ -17,16 +14,7 @@ from torch import Tensor
 
 from samestep.recipe.schema import Optimizer
 
-BLOCK = 65_536  # elements; copies made block by block stay in the second-level cache
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The numbers of one update of one parameter. `count` is 1 at its first update."""
-
-    learning_rate: float
-    decayed: bool  # whether the rule's weight decay applies
-    count: int
+Pieces = list[Tensor]
 
 
 class Rule(Protocol):
@@ -34,8 +22,20 @@ class Rule(Protocol):
     def moments(self) -> int:
         """Tensors kept for each weight, zero at the start."""
 
-    def update(self, weight: Tensor, gradient: Tensor, kept: Sequence[Tensor], rates: Rates) -> None:
-        """Change weights and moments in place."""
+    def update(
+        self,
+        weights: Pieces,
+        gradients: Pieces,
+        kept: Sequence[Pieces],
+        counts: Sequence[int],
+        rate: float,
+        decay: bool,
+    ) -> None:
+        """Change weights and moments in place.
+
+        `kept[m][i]` is moment m of piece i, `counts[i]` the number of its update (1 at the first); `rate` is the
+        learning rate, `decay` whether the rule's weight decay applies to these pieces.
+        """
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,28 @@ class AdamW:
     weight_decay: float = 0.1
     moments: int = field(default=2, init=False)
 
-    def update(self, weight: Tensor, gradient: Tensor, kept: Sequence[Tensor], rates: Rates) -> None:
-        first, second = kept
+    def update(
+        self,
+        weights: Pieces,
+        gradients: Pieces,
+        kept: Sequence[Pieces],
+        counts: Sequence[int],
+        rate: float,
+        decay: bool,
+    ) -> None:
+        device = weights[0].device
+        steps = {count: torch.tensor(float(count), device=device) for count in set(counts)}
         torch._fused_adamw_(
-            [weight],
-            [gradient],
-            [first],
-            [second],
+            weights,
+            gradients,
+            kept[0],
+            kept[1],
             [],
-            [torch.tensor(float(rates.count), device=weight.device)],
-            lr=rates.learning_rate,
+            [steps[count] for count in counts],
+            lr=rate,
             beta1=self.beta1,
             beta2=self.beta2,
-            weight_decay=self.weight_decay if rates.decayed else 0.0,
+            weight_decay=self.weight_decay if decay else 0.0,
             eps=self.epsilon,
             amsgrad=False,
             maximize=False,
@@ -75,34 +84,28 @@ class SGD:
     weight_decay: float = 0.0
     moments: int = field(default=1, init=False)
 
-    def update(self, weight: Tensor, gradient: Tensor, kept: Sequence[Tensor], rates: Rates) -> None:
+    def update(
+        self,
+        weights: Pieces,
+        gradients: Pieces,
+        kept: Sequence[Pieces],
+        counts: Sequence[int],
+        rate: float,
+        decay: bool,
+    ) -> None:
+        del counts  # momentum starts from zero, so the first update is like any other
         torch._fused_sgd_(
-            [weight],
-            [gradient],
-            list(kept),
-            lr=rates.learning_rate,
+            weights,
+            gradients,
+            kept[0],
+            lr=rate,
             momentum=self.momentum,
-            weight_decay=self.weight_decay if rates.decayed else 0.0,
+            weight_decay=self.weight_decay if decay else 0.0,
             dampening=0.0,
             nesterov=False,
             maximize=False,
-            is_first_step=rates.count == 1,
+            is_first_step=False,
         )
-
-
-def propose(rule: Rule, weight: Tensor, gradient: Tensor, kept: Sequence[Tensor], out: Tensor, rates: Rates) -> None:
-    """Write to `out` what `rule.update` would make of `weight`; all else stays as it is."""
-    for start in range(0, weight.numel(), BLOCK):
-        block = slice(start, start + BLOCK)
-        new = out[block].copy_(weight[block])
-        rule.update(new, gradient[block], [k[block].clone() for k in kept], rates)
-
-
-def commit(rule: Rule, weight: Tensor, gradient: Tensor, kept: Sequence[Tensor], rates: Rates) -> None:
-    """Update in place, in the blocks of `propose`."""
-    for start in range(0, weight.numel(), BLOCK):
-        block = slice(start, start + BLOCK)
-        rule.update(weight[block], gradient[block], [k[block] for k in kept], rates)
 
 
 def rule(optimizer: Optimizer) -> Rule:

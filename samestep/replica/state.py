@@ -1,4 +1,9 @@
-"""The state of training that one replica holds: all weights, and the moments of the slices that it owns."""
+"""The state of training that one replica holds: all weights, and the moments of the slices that it owns.
+
+An update is made twice: `propose` on copies, which gives the new weights and changes nothing, so that a step can be
+abandoned until all replicas have it; then `commit` in place. The second costs less than keeping old values would,
+which is two more arrays of the size of the owned weights.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -8,79 +13,80 @@ from torch import Tensor, nn
 
 from samestep.model import optim
 from samestep.sync.flat import cut, flatten
-from samestep.sync.slices import Layout, Region
+from samestep.sync.slices import Layout, Piece, Region
 
 
-class _Owned(NamedTuple):
-    """A piece that this replica updates."""
+class _Group(NamedTuple):
+    """Pieces of one bucket that this replica updates, with or without weight decay."""
 
-    number: int  # of its slice
-    parameter: int
-    place: slice  # in the flat buffers
-    kept: list[Tensor]  # its moments
+    decay: bool
+    pieces: list[Piece]
 
 
 class State:
     """Weights in one flat float32 buffer in which the module's parameters live; moments of owned regions only."""
 
     def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        layout: Layout,
-        owned: Sequence[Region],
-        rule: optim.Rule,
+        self, parameters: Sequence[nn.Parameter], layout: Layout, owned: Sequence[Region], rule: optim.Rule
     ) -> None:
         self.weights = flatten(parameters, layout)
         self.updates = [0] * len(parameters)  # made to each parameter
         self._rule, self._layout, self._regions = rule, layout, owned
-        self._decayed = [optim.decays(p) for p in parameters]
+        self._decays = [optim.decays(p) for p in parameters]
         size = sum(region.size for region in owned)
         self.moments = [torch.zeros(size, device=self.weights.device) for _ in range(rule.moments)]
-        self._owned = [list(pieces) for pieces in self._pieces()]
+        self._starts = [sum(r.size for r in owned[:bucket]) for bucket in range(len(owned))]  # in the moments
 
     def norms(self, gradient: Tensor) -> Tensor:
         """float64 [slices]: the sum of squares of each owned slice of the gradient, zero for the others."""
         result = torch.zeros(len(self._layout.pieces), dtype=torch.float64)
-        owned = [piece for pieces in self._owned for piece in pieces]
+        owned = [pair for region in self._regions for pair in self._layout.pieces_in(region)]
         if owned:
-            squares = torch.stack([torch.linalg.vector_norm(gradient[p.place]) for p in owned]).double().square().cpu()
-            result.index_add_(0, torch.tensor([p.number for p in owned]), squares)
+            norms = torch._foreach_norm([gradient[piece.start : piece.stop] for _, piece in owned])
+            result.index_add_(0, torch.tensor([i for i, _ in owned]), torch.stack(norms).double().square().cpu())
         return result
 
     def propose(self, bucket: int, out: Tensor, gradient: Tensor, rate: float, present: Sequence[bool]) -> None:
         """Write the new weights of the owned region of a bucket to `out`; change nothing else."""
-        start = self._regions[bucket].start
-        for piece in self._owned[bucket]:
-            old, new = self.weights[piece.place], out[piece.place.start - start : piece.place.stop - start]
-            if present[piece.parameter]:
-                rates = self._rates(piece.parameter, rate)
-                optim.propose(self._rule, old, gradient[piece.place], piece.kept, new, rates)
-            else:
-                new.copy_(old)
+        region = self._regions[bucket]
+        out.copy_(cut(self.weights, region))
+        copies = [kept.clone() for kept in self._kept(bucket)]
+        self._update(bucket, out, cut(gradient, region), copies, rate, present)
 
     def commit(self, gathered: Tensor, rate: float, present: Sequence[bool]) -> None:
         """Update what is owned in place (`gathered` holds its gradient there) and take the rest from `gathered`."""
         for bucket, region in enumerate(self._regions):
-            for piece in self._owned[bucket]:
-                if present[piece.parameter]:
-                    rates = self._rates(piece.parameter, rate)
-                    optim.commit(self._rule, self.weights[piece.place], gathered[piece.place], piece.kept, rates)
+            weights, gradient = cut(self.weights, region), cut(gathered, region)
+            self._update(bucket, weights, gradient, self._kept(bucket), rate, present)
             whole = self._layout.bucket_region(bucket)
             for other in (Region(whole.start, region.start), Region(region.stop, whole.stop)):
                 cut(self.weights, other).copy_(cut(gathered, other))
         self.updates = [count + there for count, there in zip(self.updates, present, strict=True)]
 
-    def _rates(self, parameter: int, learning_rate: float) -> optim.Rates:
-        return optim.Rates(learning_rate, self._decayed[parameter], self.updates[parameter] + 1)
+    def _update(
+        self,
+        bucket: int,
+        weights: Tensor,
+        gradient: Tensor,
+        kept: Sequence[Tensor],
+        rate: float,
+        present: Sequence[bool],
+    ) -> None:
+        """Update the owned region of a bucket; the tensors hold that region and nothing else."""
+        start = self._regions[bucket].start
+        for decay, pieces in self._groups(bucket, present):
+            places = [slice(p.start - start, p.stop - start) for p in pieces]
+            counts = [self.updates[p.parameter] + 1 for p in pieces]
+            moments = [[moment[place] for place in places] for moment in kept]
+            self._rule.update([weights[p] for p in places], [gradient[p] for p in places], moments, counts, rate, decay)
 
-    def _pieces(self) -> Iterator[Iterator[_Owned]]:
-        start = 0
-        for region in self._regions:
-            yield self._pieces_of(region, start)
-            start += region.size
+    def _groups(self, bucket: int, present: Sequence[bool]) -> Iterator[_Group]:
+        pieces = [piece for _, piece in self._layout.pieces_in(self._regions[bucket]) if present[piece.parameter]]
+        for decay in (True, False):
+            group = [piece for piece in pieces if self._decays[piece.parameter] is decay]
+            if group:
+                yield _Group(decay, group)
 
-    def _pieces_of(self, region: Region, moments_start: int) -> Iterator[_Owned]:
-        for index, piece in self._layout.pieces_in(region):
-            here = moments_start - region.start
-            kept = [m[here + piece.start : here + piece.stop] for m in self.moments]
-            yield _Owned(index, piece.parameter, slice(piece.start, piece.stop), kept)
+    def _kept(self, bucket: int) -> list[Tensor]:
+        start = self._starts[bucket]
+        return [moment[start : start + self._regions[bucket].size] for moment in self.moments]

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -181,12 +181,10 @@ class Sockets:
     def _serve(self, peer: _Peer, events: int) -> None:
         gone = events & (select.POLLHUP | select.POLLERR)
         try:
-            if peer.incoming and (events & select.POLLIN or gone):
-                peer.receive_some()
-            if peer.outgoing and (events & select.POLLOUT or gone):
-                peer.send_some()
-        except BlockingIOError:
-            return
+            if events & select.POLLIN or gone:
+                _until_blocked(peer.receive_some, peer.incoming)
+            if events & select.POLLOUT or gone:
+                _until_blocked(peer.send_some, peer.outgoing)
         except ClusterError as error:
             self._fail(error)
         except OSError as error:
@@ -200,6 +198,14 @@ class Sockets:
                     message.work.fail(error)
                 peer.incoming.clear()
                 peer.outgoing.clear()
+
+
+def _until_blocked(move: Callable[[], None], queue: deque[_Message]) -> None:
+    try:
+        while queue:
+            move()
+    except BlockingIOError:
+        return
 
 
 def _describe(header: bytes) -> str:

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 from samestep.replica import board
 from samestep.replica.board import Board, Phase
@@ -25,6 +26,6 @@ def test_a_line_a_replica_is_read_back_by_another_mapping():
 def test_the_memory_has_no_name():
     descriptor = board.create(1)
     try:
-        assert "(deleted)" in os.readlink(f"/proc/self/fd/{descriptor}")
+        assert "(deleted)" in str(Path(f"/proc/self/fd/{descriptor}").readlink())
     finally:
         os.close(descriptor)
