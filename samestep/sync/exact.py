@@ -19,6 +19,8 @@ from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
 from samestep.wire.collective import Collective, Operation, Tag, Work
 
+WINDOW = 4  # buckets on their way at once; what arrives takes a slot of the scratch, so more cost memory
+
 
 class _UnderWay(NamedTuple):
     work: Work
@@ -35,11 +37,9 @@ class Exact:
         self._parts = [tree.parts(lanes, span) for span in self._spans]
         self._peers = [r for r in range(wire.size) if r != wire.rank]
         self._under_way: deque[_UnderWay] = deque()
-        owned = sum(self.owned(b).size for b in range(layout.buckets)) if self._peers else 0
         incoming = sum(len(self._parts[r]) for r in self._peers)
-        self._place = incoming * max(self.owned(b).size for b in range(layout.buckets))  # of a bucket's partial sums
-        self._window = max(2, owned // max(1, self._place))  # buckets that can be on their way at once
-        self._scratch = torch.zeros(max(owned, self._window * self._place), device=device)
+        self._slot = incoming * max(self.owned(b).size for b in range(layout.buckets))  # a bucket's partial sums
+        self._scratch = torch.zeros(WINDOW * self._slot, device=device)
 
     @property
     def span(self) -> range:
@@ -52,7 +52,7 @@ class Exact:
         return self._owned_by(bucket, self._wire.rank)
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
-        if len(self._under_way) == self._window:
+        if len(self._under_way) == WINDOW:
             self._finish_oldest()
         mine = self._parts[self._wire.rank]
         region = self.owned(bucket)
@@ -72,10 +72,12 @@ class Exact:
         """The scratch is free by now and takes one's own new weights; the others' arrive in the first buffer."""
         if not self._peers:
             return
-        works, start = [], 0
+        works: deque[Work] = deque()
         for bucket in range(self._layout.buckets):
+            if len(works) == WINDOW:
+                works.popleft().wait()
+            start = self._slot * (bucket % WINDOW)
             new = self._scratch[start : start + self.owned(bucket).size]
-            start += new.numel()
             propose(bucket, new)
             receives = {r: [cut(buffers[0], self._owned_by(bucket, r))] for r in self._peers}
             tag = Tag(step, Operation.GATHER, bucket)
@@ -88,7 +90,7 @@ class Exact:
 
     def _places(self, bucket: int, size: int) -> dict[int, list[Tensor]]:
         """Where the partial sums of a bucket arrive, by peer."""
-        place, result = self._place * (bucket % self._window), {}
+        place, result = self._slot * (bucket % WINDOW), {}
         for peer in self._peers:
             stop = place + size * len(self._parts[peer])
             result[peer] = list(self._scratch[place:stop].view(len(self._parts[peer]), size))
