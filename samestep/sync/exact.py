@@ -36,6 +36,7 @@ class Exact:
         self._spans = tree.spans(lanes, wire.size)
         self._parts = [tree.parts(lanes, span) for span in self._spans]
         self._peers = [r for r in range(wire.size) if r != wire.rank]
+        self._waiting: deque[tuple[int, int, Sequence[Tensor]]] = deque()
         self._under_way: deque[_UnderWay] = deque()
         incoming = sum(len(self._parts[r]) for r in self._peers)
         self._slot = incoming * max(self.owned(b).size for b in range(layout.buckets))  # a bucket's partial sums
@@ -52,8 +53,24 @@ class Exact:
         return self._owned_by(bucket, self._wire.rank)
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
-        if len(self._under_way) == WINDOW:
+        """Never blocks: a bucket that finds the window full is sent later."""
+        self._waiting.append((step, bucket, buffers))
+        self._advance(block=False)
+
+    def finish(self) -> None:
+        self._advance(block=True)
+        while self._under_way:
             self._finish_oldest()
+
+    def _advance(self, block: bool) -> None:
+        while self._waiting:
+            if len(self._under_way) == WINDOW:
+                if not block and not self._under_way[0].work.done():
+                    return
+                self._finish_oldest()
+            self._send(*self._waiting.popleft())
+
+    def _send(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         mine = self._parts[self._wire.rank]
         region = self.owned(bucket)
         sums = {part: cut(buffer, region) for part, buffer in zip(mine, buffers, strict=False)}
@@ -63,10 +80,6 @@ class Exact:
         sends = {r: [cut(b, self._owned_by(bucket, r)) for b in buffers[: len(mine)]] for r in self._peers}
         work = self._wire.exchange(Tag(step, Operation.REDUCE, bucket), sends, receives)
         self._under_way.append(_UnderWay(work, sums, sums[mine[0]]))
-
-    def finish(self) -> None:
-        while self._under_way:
-            self._finish_oldest()
 
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
         """The scratch is free by now and takes one's own new weights; the others' arrive in the first buffer."""

@@ -38,6 +38,9 @@ class Work(Protocol):
     def wait(self) -> None:
         """Block until done. PeerLost if a peer went away or the transport was cancelled."""
 
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+
 
 class Collective(Protocol):
     """One replica's end of the transport. Tensors are contiguous; each pair of replicas keeps one order."""

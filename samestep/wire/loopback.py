@@ -45,6 +45,9 @@ class LoopbackWork:
         self._due = []
         self._after()
 
+    def done(self) -> bool:
+        return not self._due
+
     def _take(self, peer: int, expected: Tensor) -> Tensor:
         queue = self._hub.on_the_way[peer, self._rank]
         with self._hub.changed:

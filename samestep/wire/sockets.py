@@ -46,6 +46,9 @@ class SocketWork:
         if self._error:
             raise self._error
 
+    def done(self) -> bool:
+        return self._done.is_set()
+
     def message_done(self) -> None:
         self._left -= 1
         if not self._left:

@@ -29,6 +29,9 @@ class TorchWork:
             first = str(error).splitlines()[0]
             raise PeerLost(f"a replica went away during an exchange ({first})") from error
 
+    def done(self) -> bool:
+        return all(work.is_completed() for work in self._works)
+
 
 class TorchBackend:
     """A process group of its own, not the default one: a process may hold one a generation."""
