@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared", deadline=None)  # machines that others use too are slow now and then
+settings.load_profile("shared")
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "recipes" / "tiny.yaml"
