@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -65,45 +66,41 @@ def test_a_resolved_recipe_trains_to_the_same_digest(samestep, tiny, tmp_path):
     assert differ.code == 5 and "seed" in differ.out
 
 
-def test_ctrl_c_leaves_no_process_and_no_model(samestep, tiny, tmp_path, cache):
+@contextlib.contextmanager
+def long_run(tiny, folder, cache, replicas):
+    """A run in its first steps: the process and its replicas, of which none may be left afterwards."""
     command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    command += ["--replicas", str(replicas)]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     with process.stderr:
         while "step 1/" not in process.stderr.readline():
             assert process.poll() is None
-        replicas = psutil.Process(process.pid).children(recursive=True)
-        assert len(replicas) == 2
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) == replicas
+        yield process, started
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started)
+
+
+def test_ctrl_c_leaves_no_process_and_no_model(tiny, tmp_path, cache):
+    with long_run(tiny, tmp_path, cache, 2) as (process, _):
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 130
         assert "no replica is left" in process.stderr.read()
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
     assert not (tmp_path / "runs" / "tiny-1" / "model").exists()
 
 
 def test_a_killed_replica_ends_the_run_within_two_seconds_with_one_line(tiny, tmp_path, cache):
-    command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
-    process = subprocess.Popen([*command, "--replicas", "3"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    with process.stderr:
-        while "step 1/" not in process.stderr.readline():
-            assert process.poll() is None
-        replicas = psutil.Process(process.pid).children(recursive=True)
+    with long_run(tiny, tmp_path, cache, 3) as (process, replicas):
         os.kill(replicas[1].pid, signal.SIGKILL)
         assert process.wait(2) == 4
         last = process.stderr.read().splitlines()[-1]
     assert "killed by SIGKILL" in last and f"pid {replicas[1].pid}" in last and "replica 1, step " in last
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
 
 
 def test_sigterm_ends_the_replicas_too(tiny, tmp_path, cache):
-    command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    with process.stderr:
-        while "step 1/" not in process.stderr.readline():
-            assert process.poll() is None
-        replicas = psutil.Process(process.pid).children(recursive=True)
+    with long_run(tiny, tmp_path, cache, 2) as (process, _):
         process.terminate()
         assert process.wait(5) == 143
-    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
 
 
 def test_fast_may_differ_and_verify_says_so(samestep, tiny):
