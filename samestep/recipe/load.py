@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from samestep.errors import RecipeError
 from samestep.recipe import notation
 from samestep.recipe.notation import COMMAND_LINE, place
-from samestep.recipe.schema import Recipe
+from samestep.recipe.schema import Causal, Dpo, Lora, Recipe, Reward, Sft
 
 KeyPath = tuple[str, ...]
 
@@ -33,9 +33,17 @@ RULES = {
     "less_than": "must be below {lt}",
     "finite_number": "must be a finite number",
     "value_error": "{error}",
+    "union_tag_invalid": "its kind must be one of {expected_tags}",
+    "union_tag_not_found": "needs a kind: causal, sft, dpo or reward",
 }
 
+OBJECTIVES = {"causal": Causal, "sft": Sft, "dpo": Dpo, "reward": Reward}
+
 _DEFAULTS: dict[str, Any] = Recipe.model_construct().model_dump()
+_DEFAULTS["model"]["lora"] = Lora().model_dump()  # null unless given, but its keys are known
+_DEFAULTS["objective"] = {
+    key: field.default for kind in OBJECTIVES.values() for key, field in kind.model_fields.items()
+} | {"kind": "causal"}
 
 
 @dataclass
@@ -187,16 +195,21 @@ def _keep_asked_length(data: dict[str, Any], written: _Written) -> None:
 
 def _explain(error: ErrorDetails, written: _Written) -> tuple[yaml.Mark, str]:
     """One error of pydantic's as the place to look at and a sentence."""
-    path = tuple(str(key) for key in error["loc"])
+    path = _without_kind(tuple(str(key) for key in error["loc"]))
     context = error.get("ctx", {})
     if error["type"] == "conflict":
         return _deciding(path, context["keys"], written), context["message"]
     if error["type"] == "extra_forbidden":
-        return written.keys[path], _unknown(path)
+        return written.keys[path], _of_another_kind(path, str(error["loc"][-2])) or _unknown(path)
     rule = RULES.get(error["type"], error["msg"]).format(**context)
     while path not in written.values:  # pydantic adds the names of a union's members
         path = path[:-1]
     return written.values[path], f"{_dotted(path)} is {_shown(error['input'])}, but {rule}{_default(path)}"
+
+
+def _without_kind(path: KeyPath) -> KeyPath:
+    """pydantic puts the kind of the objective between the section and its key."""
+    return (path[0], *path[2:]) if path[0] == "objective" and path[1:] and path[1] in OBJECTIVES else path
 
 
 def _deciding(section: KeyPath, keys: Sequence[str], written: _Written) -> yaml.Mark:
@@ -212,6 +225,13 @@ def _unknown(path: KeyPath) -> str:
     elsewhere = [name for name in _names() if name.split(".")[-1] == path[-1]]
     hint = f"; did you mean {elsewhere[0]}?" if elsewhere else did_you_mean(path[-1], known)
     return f"{_dotted(path)} is not a known key{hint or '; the keys here are ' + ', '.join(known)}"
+
+
+def _of_another_kind(path: KeyPath, kind: str) -> str:
+    owners = [name for name, section in OBJECTIVES.items() if path[-1] in section.model_fields]
+    if path[0] != "objective" or not owners:
+        return ""
+    return f"{_dotted(path)} is a key of kind {' and '.join(owners)}, but objective.kind is {kind}; remove it"
 
 
 def _known(path: KeyPath) -> Any:

@@ -4,9 +4,10 @@ Everything here but `run` is part of the mathematics: it may change the bits of 
 `run` is about machines only and may not.
 """
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 Count = Annotated[int, Field(ge=1)]
@@ -24,8 +25,30 @@ def conflict(message: str, *keys: str) -> PydanticCustomError:
     return PydanticCustomError("conflict", "{message}", {"message": message, "keys": keys})
 
 
+def _sources(value: object) -> object:
+    """A source, or sources with their weights; said in one sentence, where pydantic would list both kinds."""
+    if isinstance(value, dict) and value:
+        wrong = [key for key, weight in value.items() if type(weight) not in (int, float) or not 0 < weight < math.inf]
+        if wrong:
+            raise ValueError(f"must give every source a weight above 0, as in {wrong[0]}: 1; it is {value[wrong[0]]!r}")
+    elif not isinstance(value, str):
+        raise ValueError("must be a path, or a section of paths with weights")
+    return value
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Lora(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685): they alone are trained, exchanged and saved."""
+
+    rank: Count = 16
+    alpha: Annotated[float, Field(gt=0)] = 32.0  # the adapter's output is scaled by alpha / rank
+    targets: list[str] | None = None  # ends of the names of linear layers; null: all of them but the output embedding
+    dropout: Fraction = 0.0
+    dora: bool = False  # weight-decomposed (Liu et al., arXiv 2402.09353)
+    rslora: bool = False  # scaled by alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732)
 
 
 class Model(Section):
@@ -41,6 +64,7 @@ class Model(Section):
     config: str | None = None  # a transformers config.json: that architecture, new weights
     path: str | None = None  # a local Hugging Face folder: its weights and tokenizer
     name: str | None = None  # a hub name: the same, from the local hub cache or the hub
+    lora: Lora | None = None  # null: all weights are trained
     dtype: Literal["bfloat16", "float32"] = "bfloat16"  # of the matrix products; weights and sums stay float32
 
     @field_validator("dtype", mode="before")
@@ -68,15 +92,25 @@ class Model(Section):
 
 
 class Data(Section):
-    """What is read. `source` is `python-stdlib[/package]`, a file or a folder (text, JSONL, Parquet)."""
+    """What is read. `source` is `python-stdlib[/package]`, a file or a folder (text, JSONL, Parquet, Arrow, a folder
+    saved by `datasets`), or an fsspec address such as s3://bucket/folder; or several of them, each with the number of
+    times that an epoch reads it (0.5: the half, another one each time).
+    """
 
-    source: str = "python-stdlib"
-    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
-    text_field: str = "text"  # of JSONL and Parquet rows
+    source: Annotated[str | dict[str, float], BeforeValidator(_sources)] = "python-stdlib"
+    format: Literal["auto", "text", "jsonl", "parquet", "arrow"] = "auto"  # of the files
+    text_field: str = "text"  # of rows that are plain text
     tokenizer: str | None = None  # a folder or tokenizer.json; default: the model's own, or one trained on the corpus
     context: Annotated[int, Field(ge=2)] = 256  # tokens a row
-    packing: bool = True  # rows cut from one stream; false: a document starts a row and its last row is padded
+    packing: bool = True  # several samples a row; false: a sample starts a row, which is padded
     held_out: Fraction = 0.02  # share of documents, chosen by a hash of their names
+    invalid: Literal["fail", "skip"] = "fail"  # samples that cannot be used
+    too_long: Literal["fail", "skip", "truncate"] = "fail"  # samples of more tokens than context
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every source with the number of times that an epoch reads it."""
+        return {self.source: 1.0} if isinstance(self.source, str) else self.source
 
 
 class Batch(Section):
@@ -84,8 +118,45 @@ class Batch(Section):
     accumulate: Count = 1  # micro-batches a lane and step
 
 
-class Objective(Section):
+class Causal(Section):
+    """Every token of a stream of text is predicted from those before it."""
+
     kind: Literal["causal"] = "causal"
+
+
+class Sft(Section):
+    """Supervised fine-tuning: samples are kept apart; of chats the assistant's turns are trained, of pairs the
+    completion, of text everything.
+    """
+
+    kind: Literal["sft"]
+    train_on: Literal["answers", "all"] = "answers"  # all: prompts and other turns too
+
+
+class Dpo(Section):
+    """Direct preference optimization (Rafailov et al., arXiv 2305.18290)."""
+
+    kind: Literal["dpo"]
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # the share of pairs thought to be labelled wrongly
+    length_normalised: bool = False  # log-probabilities a token instead of summed
+    reference: Literal["start", "base"] = "start"  # start: computed once and kept; base: the model without its adapters
+
+    @model_validator(mode="after")
+    def _known(self) -> "Dpo":
+        if self.loss == "ipo" and self.label_smoothing:
+            raise conflict("label_smoothing is of the sigmoid loss; ipo has none", "label_smoothing", "loss")
+        return self
+
+
+class Reward(Section):
+    """A reward model from preferences (Bradley and Terry 1952; Ouyang et al., arXiv 2203.02155, equation 1)."""
+
+    kind: Literal["reward"]
+
+
+Objective = Annotated[Causal | Sft | Dpo | Reward, Field(discriminator="kind")]
 
 
 class Optimizer(Section):
@@ -116,6 +187,21 @@ class Compute(Section):
     checkpointing: Literal["none", "full"] = "none"  # full: activations of a layer are computed again in backward
 
 
+class Evaluate(Section):
+    """Held-out loss while the run goes on, the same at any number of replicas."""
+
+    every: Annotated[int, Field(ge=0)] = 0  # steps; 0: at the end only
+    best: bool = False  # keep the model with the lowest held-out loss in best/
+    patience: Count | None = None  # evaluations in a row without a lower loss after which the run ends
+    prompts: list[str] = []  # answered at each evaluation, into the journal; see sample
+
+    @model_validator(mode="after")
+    def _often(self) -> "Evaluate":
+        if not self.every and (self.best or self.patience):
+            raise conflict("best and patience need evaluations in between; set evaluate.every", "best", "patience")
+        return self
+
+
 class Sample(Section):
     """The text that the trained model is asked to go on with at the end of a run."""
 
@@ -141,11 +227,12 @@ class Recipe(Section):
     model: Model = Model()
     data: Data = Data()
     batch: Batch = Batch()
-    objective: Objective = Objective()
+    objective: Objective = Causal()
     optimizer: Optimizer = Optimizer()
     sync: Sync = Sync()
     recover: Recover = Recover()
     compute: Compute = Compute()
+    evaluate: Evaluate = Evaluate()
     sample: Sample = Sample()
     run: Run = Run()
 
