@@ -200,7 +200,7 @@ def _explain(error: ErrorDetails, written: _Written) -> tuple[yaml.Mark, str]:
     if error["type"] == "conflict":
         return _deciding(path, context["keys"], written), context["message"]
     if error["type"] == "extra_forbidden":
-        return written.keys[path], _of_another_kind(path, str(error["loc"][-2])) or _unknown(path)
+        return written.keys[path], _of_another_kind(path, error["loc"]) or _unknown(path)
     rule = RULES.get(error["type"], error["msg"]).format(**context)
     while path not in written.values:  # pydantic adds the names of a union's members
         path = path[:-1]
@@ -209,7 +209,7 @@ def _explain(error: ErrorDetails, written: _Written) -> tuple[yaml.Mark, str]:
 
 def _without_kind(path: KeyPath) -> KeyPath:
     """pydantic puts the kind of the objective between the section and its key."""
-    return (path[0], *path[2:]) if path[0] == "objective" and path[1:] and path[1] in OBJECTIVES else path
+    return (path[0], *path[2:]) if path[:1] == ("objective",) and path[1:2] and path[1] in OBJECTIVES else path
 
 
 def _deciding(section: KeyPath, keys: Sequence[str], written: _Written) -> yaml.Mark:
@@ -227,11 +227,11 @@ def _unknown(path: KeyPath) -> str:
     return f"{_dotted(path)} is not a known key{hint or '; the keys here are ' + ', '.join(known)}"
 
 
-def _of_another_kind(path: KeyPath, kind: str) -> str:
+def _of_another_kind(path: KeyPath, loc: Sequence[int | str]) -> str:
     owners = [name for name, section in OBJECTIVES.items() if path[-1] in section.model_fields]
     if path[0] != "objective" or not owners:
         return ""
-    return f"{_dotted(path)} is a key of kind {' and '.join(owners)}, but objective.kind is {kind}; remove it"
+    return f"{_dotted(path)} is a key of kind {' and '.join(owners)}, but objective.kind is {loc[1]}; remove it"
 
 
 def _known(path: KeyPath) -> Any:
