@@ -25,6 +25,7 @@ RULES = {
     "float_type": "must be a number",
     "bool_type": "must be true or false",
     "string_type": "must be text; put it in quotes",
+    "list_type": "must be a list, such as [a, b]",
     "model_type": "must be a section; give it keys or remove it",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",

@@ -110,7 +110,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(file: 
         ("batch: 4", "1:8: batch is 4, but must be a section; give it keys or remove it"),
         ("data: {packing: yes}", "1:17: data.packing is 'yes', but must be true or false; the default is true"),
         ("data: {source: 12}",
-         "1:16: data.source is 12, but must be text; put it in quotes; the default is 'python-stdlib'"),
+         "1:16: data.source is 12, but must be a path, or a section of paths with weights; the default is 'python-stdlib'"),
         ("optimizer: {clip: 0}", "1:19: optimizer.clip is 0, but must be above 0.0; the default is 1.0"),
         ("optimizer: {beta1: 1}", "1:20: optimizer.beta1 is 1, but must be below 1.0; the default is 0.9"),
         ("optimizer: {final: 2}", "1:20: optimizer.final is 2, but must be at most 1.0; the default is 0.1"),
@@ -269,3 +269,37 @@ def test_any_text_is_a_recipe_or_lines_that_begin_with_its_name(file: Path, text
 def test_reading_a_recipe_imports_neither_torch_nor_numpy() -> None:
     code = "import sys, samestep.recipe.load; print(sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        ("{kind: sft, beta: 1}", "2:24: objective.beta is a key of kind dpo, but objective.kind is sft; remove it"),
+        ("{kind: dpo, beta: -1}", "2:30: objective.beta is -1, but must be above 0.0; the default is 0.1"),
+        ("{kind: dpo, bata: 1}", "2:24: objective.bata is not a known key; did you mean beta?"),
+        ("{kind: orpo}", "2:12: objective is a section, but its kind must be one of 'causal', 'sft', 'dpo', 'reward'"),
+        ("{}", "2:12: objective is a section, but needs a kind: causal, sft, dpo or reward"),
+        (
+            "{kind: dpo, loss: ipo, label_smoothing: 0.1}",
+            "2:35: label_smoothing is of the sigmoid loss; ipo has none",
+        ),
+    ],
+)
+def test_the_keys_of_an_objective_follow_its_kind(file: Path, objective: str, said: str) -> None:
+    assert problems(file, f"steps: 3\nobjective: {objective}\n") == [f"recipe.yaml:{said}"]
+
+
+def test_the_keys_of_a_section_that_is_off_by_default_are_known(file: Path) -> None:
+    said = problems(file, "steps: 3\nmodel: {lora: {rnk: 4}}\n")
+    assert said == ["recipe.yaml:2:16: model.lora.rnk is not a known key; did you mean rank?"]
+
+
+@pytest.mark.parametrize("weight", ["0", "-1", "x", "true", ".inf"])
+def test_every_source_has_a_weight_above_zero(file: Path, weight: str) -> None:
+    (said,) = problems(file, f"steps: 3\ndata: {{source: {{a: 1, b: {weight}}}}}\n")
+    assert "must give every source a weight above 0, as in b: 1" in said
+
+
+def test_one_source_is_read_once_an_epoch(file: Path) -> None:
+    assert recipe(file, "steps: 3\ndata: {source: a}\n").data.weights == {"a": 1.0}
+    assert recipe(file, "steps: 3\ndata: {source: {a: 1, b: 0.5}}\n").data.weights == {"a": 1, "b": 0.5}
