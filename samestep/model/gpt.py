@@ -1,14 +1,16 @@
 """The built-in model: a Llama in plain torch, with the parameter names and the semantics of LlamaForCausalLM.
 
-Written here because importing transformers costs 4 to 5 s at every start of a replica. What `save` writes, transformers
-loads. Parts: rotary positions (Su et al., arXiv 2104.09864), RMSNorm (Zhang and Sennrich, arXiv 1910.07467), SwiGLU
-(Shazeer, arXiv 2002.05202), put together as in Llama (Touvron et al., arXiv 2302.13971); no biases.
+Written here because importing transformers costs 4 to 5 s at every start of a replica, and because it takes two thirds
+of the time of transformers' modules on a CPU. What `save` writes, transformers loads, and a Llama that transformers
+wrote is loaded here. Parts: rotary positions (Su et al., arXiv 2104.09864), RMSNorm (Zhang and Sennrich, arXiv
+1910.07467), SwiGLU (Shazeer, arXiv 2002.05202), grouped queries (Ainslie et al., arXiv 2305.13245), put together as in
+Llama (Touvron et al., arXiv 2302.13971); no biases.
 """
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -34,11 +36,23 @@ class Shape:
     context: int  # tokens; the longest sequence
     tied: bool = True  # input and output embedding are one tensor
     dropout: float = 0.0
+    groups: int | None = None  # heads of keys and values; None: as many as of queries
+    head_width: int | None = None  # None: width / heads
+    inner_width: int | None = None  # inside SwiGLU; None: 8/3 of the width, up to the next multiple of 32
+    norm_epsilon: float = NORM_EPSILON
+    rotary_base: float = ROTARY_BASE
 
     @property
     def inner(self) -> int:
-        """Width inside SwiGLU: 8/3 of the width, up to the next multiple of 32."""
-        return -(-8 * self.width // 96) * 32
+        return self.inner_width or -(-8 * self.width // 96) * 32
+
+    @property
+    def head_size(self) -> int:
+        return self.head_width or self.width // self.heads
+
+    @property
+    def key_heads(self) -> int:
+        return self.groups or self.heads
 
 
 class GPT(nn.Module):
@@ -61,15 +75,44 @@ class GPT(nn.Module):
         """The output embedding [vocabulary, width]."""
         return self.model.embed_tokens.weight if self.shape.tied else self.lm_head.weight
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits [batch, time, vocabulary] in the product dtype; with `targets` the summed loss, a float32 scalar.
 
-        `tokens` and `targets` are int64 [batch, time], time at most the context; a target of -100 is masked.
+        All are int64 [batch, time], time at most the context; a target of -100 is masked. `positions` count from 0 in
+        each of the sequences that stand apart in a row; None: each row is one.
         """
-        hidden: Tensor = self.model(tokens)
+        hidden: Tensor = self.model(tokens, positions)
         if targets is None:
             return F.linear(hidden, self.head)
         return cross_entropy_sum(hidden.flatten(0, 1), self.head, targets.flatten())
+
+
+class Past:
+    """The keys and values of the tokens that a generation has seen, by layer."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        return self._seen[0][0].shape[2] if self._seen else 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Both with all those before them, [batch, heads, time, size]."""
+        if layer in self._seen:
+            before = self._seen[layer]
+            keys, values = torch.cat((before[0], keys), 2), torch.cat((before[1], values), 2)
+        self._seen[layer] = keys, values
+        return keys, values
+
+
+class Where(NamedTuple):
+    """The rotary angles of each position, and what is added to the scores so that each attends to what it may."""
+
+    cosines: Tensor
+    sines: Tensor
+    wall: Tensor | None  # None: everything before it in the row
+    past: Past | None
 
 
 class Body(nn.Module):
@@ -82,33 +125,48 @@ class Body(nn.Module):
         super().__init__()
         self.checkpointing = checkpointing
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
-        self.layers = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-        self.norm = Norm(shape.width)
-        angles = _angles(shape.context, shape.width // shape.heads)
+        self.layers = nn.ModuleList(Layer(shape, number) for number in range(shape.layers))
+        self.norm = Norm(shape.width, shape.norm_epsilon)
+        angles = _angles(shape.context, shape.head_size, shape.rotary_base)
         self.register_buffer("cosines", angles.cos(), persistent=False)
         self.register_buffer("sines", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        angles = self.cosines[: tokens.shape[1]], self.sines[: tokens.shape[1]]
+    def forward(self, tokens: Tensor, positions: Tensor | None = None, past: Past | None = None) -> Tensor:
+        """The hidden state of each position, [batch, time, width] in the product dtype.
+
+        `past`: these tokens follow on those that it has seen; without `positions`.
+        """
+        hidden: Tensor = self.embed_tokens(tokens).float()
+        where = self._where(tokens.shape[1], positions, past, product_dtype(hidden))
         again = self.checkpointing and torch.is_grad_enabled()
-        hidden: Tensor = self.embed_tokens(tokens)
         for layer in self.layers:
-            hidden = checkpoint(layer, hidden, *angles, use_reentrant=False) if again else layer(hidden, *angles)
+            hidden = checkpoint(layer, hidden, where, use_reentrant=False) if again else layer(hidden, where)
         normed: Tensor = self.norm(hidden)
         return normed
 
+    def _where(self, time: int, positions: Tensor | None, past: Past | None, dtype: torch.dtype) -> Where:
+        if positions is None:
+            before = past.length if past else 0
+            now = slice(before, before + time)
+            behind = torch.full((time, before + time), float("-inf"), dtype=dtype, device=self.sines.device)
+            return Where(self.cosines[now], self.sines[now], behind.triu(before + 1) if before else None, past)
+        sequence = (positions == 0).cumsum(1)
+        there = (sequence[:, None] == sequence[:, :, None]).tril()
+        wall = torch.zeros(there.shape, dtype=dtype, device=there.device).masked_fill(~there, float("-inf"))
+        return Where(self.cosines[positions].unsqueeze(1), self.sines[positions].unsqueeze(1), wall.unsqueeze(1), None)
+
 
 class Layer(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, number: int) -> None:
         super().__init__()
-        self.self_attn = Attention(shape)
+        self.self_attn = Attention(shape, number)
         self.mlp = MLP(shape)
-        self.input_layernorm = Norm(shape.width)
-        self.post_attention_layernorm = Norm(shape.width)
+        self.input_layernorm = Norm(shape.width, shape.norm_epsilon)
+        self.post_attention_layernorm = Norm(shape.width, shape.norm_epsilon)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-        hidden = hidden + self.dropout(self.self_attn(self.input_layernorm(hidden), cosines, sines))
+    def forward(self, hidden: Tensor, where: Where) -> Tensor:
+        hidden = hidden + self.dropout(self.self_attn(self.input_layernorm(hidden), where))
         out: Tensor = hidden + self.dropout(self.mlp(self.post_attention_layernorm(hidden)))
         return out
 
@@ -116,29 +174,33 @@ class Layer(nn.Module):
 class Norm(nn.Module):
     """RMSNorm in float32, given out in the product dtype: cast once for all the products that read it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, self.weight.shape, self.weight, NORM_EPSILON).to(product_dtype(hidden))
+        return F.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon).to(product_dtype(hidden))
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, number: int) -> None:
         super().__init__()
-        self.heads = shape.heads
-        self.q_proj = _linear(shape.width, shape.width)
-        self.k_proj = _linear(shape.width, shape.width)
-        self.v_proj = _linear(shape.width, shape.width)
-        self.o_proj = _linear(shape.width, shape.width)
+        self.head, self.number = shape.head_size, number
+        self.q_proj = _linear(shape.width, shape.heads * shape.head_size)
+        self.k_proj = _linear(shape.width, shape.key_heads * shape.head_size)
+        self.v_proj = _linear(shape.width, shape.key_heads * shape.head_size)
+        self.o_proj = _linear(shape.heads * shape.head_size, shape.width)
 
-    def forward(self, hidden: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, where: Where) -> Tensor:
         q, k, v = (
-            projection(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            projection(hidden).unflatten(-1, (-1, self.head)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = attend(rotate(q, cosines, sines), rotate(k, cosines, sines), v)
+        q, k = (rotate(heads, where.cosines, where.sines) for heads in (q, k))
+        if where.past is not None:
+            k, v = where.past.extend(self.number, k, v)
+        mixed = attend(q, k, v, where.wall)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -156,30 +218,34 @@ class MLP(nn.Module):
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn `heads` [batch, heads, time, size] by the angles [time, size / 2] of their positions, in float32."""
+    """Turn `heads` [batch, heads, time, size] by the angles [..., time, size / 2] of their positions, in float32."""
     left, right = heads.chunk(2, -1)
     turned = torch.cat((left * cosines - right * sines, right * cosines + left * sines), -1)
     return turned.to(heads.dtype)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention over [batch, heads, time, size].
+def attend(q: Tensor, k: Tensor, v: Tensor, wall: Tensor | None = None) -> Tensor:
+    """Causal attention over [batch, heads, time, size]; of `k` and `v` there may be fewer heads, each for several of
+    `q`. `wall` [batch, 1, time, time] is added to the scores in place of the causal mask.
 
     torch's flash kernel for CPUs takes twice the time of plain products in bfloat16 (measured to 512 tokens: 44 ms
     against 20 at 8 x 256, a tenth of a step), so short contexts keep their scores.
     """
-    time = q.shape[-2]
+    time, several = q.shape[-2], q.shape[1] // k.shape[1]
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or time > PLAIN_ATTENTION:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    future = torch.full((time, time), float("-inf"), dtype=q.dtype).triu(1)
+        return F.scaled_dot_product_attention(q, k, v, wall, is_causal=wall is None, enable_gqa=several > 1)
+    if several > 1:
+        k, v = k.repeat_interleave(several, 1), v.repeat_interleave(several, 1)
+    if wall is None:
+        wall = torch.full((time, k.shape[-2]), float("-inf"), dtype=q.dtype).triu(1)
     with torch.autocast("cpu", enabled=False):  # it would make float32 copies for a softmax that is float32 inside
-        return ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)).add_(future).softmax(-1) @ v
+        return ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)).add_(wall).softmax(-1) @ v
 
 
-def _angles(context: int, size: int) -> Tensor:
-    """Rotary angles [context, size / 2], float32."""
-    frequencies = ROTARY_BASE ** -(torch.arange(0, size, 2, dtype=torch.float32) / size)
-    return torch.outer(torch.arange(context, dtype=torch.float32), frequencies)
+def _angles(context: int, size: int, base: float) -> Tensor:
+    """Rotary angles [context, size / 2], float32, on the CPU also while weights are only described."""
+    frequencies = base ** -(torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size)
+    return torch.outer(torch.arange(context, dtype=torch.float32, device="cpu"), frequencies)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -1,5 +1,6 @@
 """Models of transformers: loaded from a folder or made new from a config.json. The only file that imports it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samestep.errors import RecipeError
-from samestep.model.folder import check_vocabulary
 
 REASON = 200  # characters; transformers goes on with lists of all that it knows
 
 
-def pretrained(folder: Path) -> nn.Module:
+def pretrained(folder: Path, *, scores: bool = False) -> nn.Module:
     """The float32 model in `folder`, which `folder.check_folder` has passed; never code from the folder.
+
+    With `scores` it gets one output in place of the vocabulary, whose weights are new where the folder has none.
 
     Raises RecipeError for an architecture that is no causal language model of transformers, and for weights that are
     not all there (transformers would draw them at random).
     """
     transformers = _quiet_transformers()
     try:
-        module, found = transformers.AutoModelForCausalLM.from_pretrained(
+        module, found = _auto(transformers, scores).from_pretrained(
             folder,
+            **({"num_labels": 1} if scores else {}),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -32,7 +35,7 @@ def pretrained(folder: Path) -> nn.Module:
         )
     except Exception as error:  # its own, torch's, safetensors' and the hub's
         raise _refused(folder, error) from error
-    _check_whole(folder, type(module).__name__, found)
+    _check_whole(folder, type(module).__name__, found, new="score.weight" if scores else "")
     return module.train()  # type: ignore[no-any-return]
 
 
@@ -51,29 +54,62 @@ def new(config_file: Path, eos: int) -> nn.Module:
     return module.train()  # type: ignore[no-any-return]
 
 
-def check_fits(module: Any, vocabulary: int, context: int, name: Path) -> None:
-    """Raises RecipeError where tokens or positions of the data have no embedding in the model from `name`."""
-    check_vocabulary({"vocab_size": module.get_input_embeddings().num_embeddings}, vocabulary, name)
-    positions = getattr(module.config, "max_position_embeddings", None)
-    if positions is not None and context > positions:
-        raise RecipeError(
-            f"data.context is {context} but max_position_embeddings in {name} is {positions}; "
-            f"set data.context to {positions} or less"
-        )
+def score_of(module: Any, name: Path) -> nn.Module:
+    """The layer that gives the one number of `pretrained(scores=True)`. RecipeError where it has another name."""
+    score = getattr(module, "score", None)
+    if not isinstance(score, nn.Linear):
+        raise RecipeError(f"{type(module).__name__} of {name} has no linear layer `score`; choose another architecture")
+    return score
 
 
-def logits(module: nn.Module, tokens: Tensor) -> Tensor:
-    """Logits [batch, time, vocabulary] for int64 [batch, time]."""
-    found: Tensor = module(input_ids=tokens, use_cache=False).logits
+def hidden(module: Any, tokens: Tensor, positions: Tensor | None) -> Tensor:
+    """What the output embedding reads, [batch, time, width], for int64 [batch, time].
+
+    Positions that start again at 0 tell transformers where sequences stand apart in a row.
+    """
+    found: Tensor = module.base_model(input_ids=tokens, position_ids=positions, use_cache=False).last_hidden_state
     return found
 
 
-def loss(module: nn.Module, tokens: Tensor, targets: Tensor) -> Tensor:
-    """The summed cross-entropy of the logits at each position with `targets` there, a float32 scalar.
+def plain_head(module: Any) -> bool:
+    """Whether the logits are the hidden state times the output embedding and nothing else, found out on a few tokens.
 
-    The logits are whole in memory: what an architecture does to them (scale, cap) is between it and its head.
+    Some architectures scale or cap them, or add a bias; their logits have to be whole in memory.
     """
-    return F.cross_entropy(logits(module, tokens).flatten(0, 1).float(), targets.flatten(), reduction="sum")
+    head, training = module.get_output_embeddings(), module.training
+    if getattr(head, "weight", None) is None:
+        return False
+    tokens = torch.arange(8).unsqueeze(0) % module.get_input_embeddings().num_embeddings
+    module.eval()
+    with torch.no_grad():
+        logits = module(input_ids=tokens, use_cache=False).logits
+        ours = F.linear(hidden(module, tokens, None), head.weight.to(logits.dtype))
+    module.train(training)
+    return logits.shape == ours.shape and torch.allclose(logits, ours, rtol=1e-4, atol=1e-5)
+
+
+def whole_loss(module: Any, tokens: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
+    """The summed cross-entropy of the logits at each position with `targets` there, a float32 scalar."""
+    return token_losses(module, tokens, targets, positions).sum()
+
+
+def token_losses(module: Any, tokens: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
+    """The cross-entropy of each position, float32 [batch * time], 0 where masked; the logits are whole in memory."""
+    logits = module(input_ids=tokens, position_ids=positions, use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+
+
+def decoder(module: Any) -> Callable[[Tensor], Tensor]:
+    """Logits of the tokens [1, time] that follow on those that it was shown before."""
+    past: list[Any] = [None]
+
+    def logits(tokens: Tensor) -> Tensor:
+        found = module(input_ids=tokens, past_key_values=past[0], use_cache=True)
+        past[0] = found.past_key_values
+        shown: Tensor = found.logits
+        return shown
+
+    return logits
 
 
 def checkpoint_activations(module: Any, name: Path) -> None:
@@ -98,8 +134,12 @@ def _quiet_transformers() -> Any:
     return transformers
 
 
-def _check_whole(folder: Path, architecture: str, found: dict[str, Any]) -> None:
-    missing, misshapen = sorted(found["missing_keys"]), sorted(found["mismatched_keys"])
+def _auto(transformers: Any, scores: bool) -> Any:
+    return transformers.AutoModelForSequenceClassification if scores else transformers.AutoModelForCausalLM
+
+
+def _check_whole(folder: Path, architecture: str, found: dict[str, Any], new: str) -> None:
+    missing, misshapen = sorted({*found["missing_keys"]} - {new}), sorted(found["mismatched_keys"])
     if misshapen:
         name, stored, wanted = misshapen[0]
         raise RecipeError(

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+Decoder = Callable[[Tensor], Tensor]
+
 
 @torch.no_grad()
 def sample(
-    logits: Callable[[Tensor], Tensor],
+    decoder: Callable[[], Decoder],
     tokens: list[int],
     count: int,
     temperature: float,
@@ -19,19 +21,22 @@ def sample(
 ) -> list[int]:
     """At most `count` token ids that go on from `tokens`, without them; it ends early where `eos` is drawn.
 
-    `logits` maps int64 [1, time], time at most `context`, to [1, time, vocabulary]. Temperature 0 takes the likeliest
-    token. Keys and values are not kept: the time is that of `count` forward passes. A prompt of no tokens is `eos`,
-    which is what a document begins after.
+    `decoder` gives a function that maps int64 [1, time] to the logits [1, time, vocabulary] and remembers what it was
+    shown before, at most `context` tokens in all; where they are full, a fresh one is shown the last half. Temperature
+    0 takes the likeliest token. A prompt of no tokens is `eos`, which is what a document begins after.
     """
     text = tokens or [eos]
-    new: list[int] = []
-    while len(new) < count:
-        window = torch.tensor([(text + new)[-context:]], dtype=torch.int64)
-        token = _pick(logits(window)[0, -1], temperature, generator)
+    begin, decode, unseen, room = len(text), decoder(), text[-context:], context
+    while len(text) - begin < count:
+        if len(unseen) > room:
+            decode, unseen, room = decoder(), text[-(context + 1) // 2 :], context
+        logits = decode(torch.tensor([unseen], dtype=torch.int64))
+        room -= len(unseen)
+        token = _pick(logits[0, -1], temperature, generator)
         if token == eos:
             break
-        new.append(token)
-    return new
+        text, unseen = [*text, token], [token]
+    return text[begin:]
 
 
 def _pick(logits: Tensor, temperature: float, generator: Generator) -> int:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from samestep.errors import RecipeError
-from samestep.model import gpt, huggingface
+from samestep.model import backend
+from samestep.model.backend import Backend
 from samestep.model.folder import resolve, write_tokenizer
+from samestep.model.objectives import OBJECTIVES, Objective
 from samestep.model.sample import sample
 from samestep.recipe.schema import Recipe
 
@@ -23,26 +24,25 @@ if TYPE_CHECKING:
 class Task:
     """What a replica needs to know of a model.
 
-    loss: the sum over the target tokens of a micro-batch, a float32 scalar; dropout is drawn from torch's default
-        generator while `module` is in training mode.
+    loss: the sum over the terms of a micro-batch, a float32 scalar; dropout is drawn from torch's default generator
+        while `module` is in training mode.
+    measure: that loss, and how many pairs are ranked right; None where there are no pairs.
+    terms: (target tokens, pieces) -> what a sum of losses is divided by: target tokens, or pairs.
+    log_probabilities: float32[pieces], what dpo needs of its reference; None for other objectives.
+    origin: the folder of the tokenizer and its chat template; None for a tokenizer trained on the corpus.
     save: writes a Hugging Face folder with the tokenizer's files, made where it does not exist.
-    generate: (tokens, count, temperature, generator) -> at most `count` new token ids; leaves the mode as it was.
+    generate: (tokens, count, temperature, generator) -> at most `count` new token ids; leaves the mode as it was. None
+        for a model without a vocabulary.
     """
 
     module: nn.Module
     loss: Callable[["MicroBatch"], Tensor]
+    measure: Callable[["MicroBatch"], tuple[Tensor, Tensor | None]]
+    terms: Callable[[int, int], int]
+    log_probabilities: Callable[["MicroBatch"], Tensor] | None
+    origin: Path | None
     save: Callable[[Path], None]
-    generate: Callable[[list[int], int, float, Generator], list[int]]
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A module in training mode and the functions that hide which library it comes from."""
-
-    module: nn.Module
-    logits: Callable[[Tensor], Tensor]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    save: Callable[[Path], None]
+    generate: Callable[[list[int], int, float, Generator], list[int]] | None
 
 
 def build(recipe: Recipe, *, seed: int, vocabulary: int, eos: int, tokenizer_file: Path, base: Path) -> Task:
@@ -54,10 +54,7 @@ def build(recipe: Recipe, *, seed: int, vocabulary: int, eos: int, tokenizer_fil
     """
     torch.manual_seed(seed)
     folder = resolve(recipe.model, base)
-    if recipe.model.family_used:
-        model = _builtin(recipe, vocabulary, eos)
-    else:
-        model = _transformers(recipe, folder, base, vocabulary, eos)
+    model = backend.build(recipe, folder, base, vocabulary, eos)
     refuse_batch_statistics(model.module)
     origin = _tokenizer_origin(recipe, base, folder)
 
@@ -66,7 +63,17 @@ def build(recipe: Recipe, *, seed: int, vocabulary: int, eos: int, tokenizer_fil
         model.save(target)
         write_tokenizer(target, tokenizer_file, origin, eos, recipe.data.context)
 
-    return Task(model.module, _loss(recipe, model), save, _generate(recipe, model, eos))
+    objective = OBJECTIVES[recipe.objective.kind](model, recipe)
+    return Task(
+        model.module,
+        loss=lambda batch: _computed(recipe, objective, batch)[0],
+        measure=lambda batch: _computed(recipe, objective, batch),
+        terms=objective.terms,
+        log_probabilities=_log_probabilities(recipe, objective),
+        origin=origin,
+        save=save,
+        generate=None if model.decoder is None else _generate(recipe, model, eos),
+    )
 
 
 def refuse_batch_statistics(module: nn.Module) -> None:
@@ -79,35 +86,6 @@ def refuse_batch_statistics(module: nn.Module) -> None:
             )
 
 
-def _builtin(recipe: Recipe, vocabulary: int, eos: int) -> _Model:
-    wish = recipe.model
-    shape = gpt.Shape(
-        layers=wish.layers,
-        width=wish.width,
-        heads=wish.heads or max(1, wish.width // 64),
-        vocabulary=vocabulary,
-        context=recipe.data.context,
-        tied=wish.tied,
-        dropout=wish.dropout,
-    )
-    module = gpt.GPT(shape, checkpointing=recipe.compute.checkpointing == "full")
-    return _Model(module, logits=module, loss=module, save=partial(gpt.save, module, eos=eos))
-
-
-def _transformers(recipe: Recipe, folder: Path | None, base: Path, vocabulary: int, eos: int) -> _Model:
-    config_file = base / str(recipe.model.config)
-    module = huggingface.new(config_file, eos) if folder is None else huggingface.pretrained(folder)
-    huggingface.check_fits(module, vocabulary, recipe.data.context, folder or config_file)
-    if recipe.compute.checkpointing == "full":
-        huggingface.checkpoint_activations(module, folder or config_file)
-    return _Model(
-        module,
-        logits=partial(huggingface.logits, module),
-        loss=partial(huggingface.loss, module),
-        save=partial(huggingface.save, module),
-    )
-
-
 def _tokenizer_origin(recipe: Recipe, base: Path, folder: Path | None) -> Path | None:
     """The folder that the data's tokenizer came from; None for one trained on the corpus."""
     if recipe.data.tokenizer is None:
@@ -116,30 +94,32 @@ def _tokenizer_origin(recipe: Recipe, base: Path, folder: Path | None) -> Path |
     return given if given.is_dir() else given.parent
 
 
-def _loss(recipe: Recipe, model: _Model) -> Callable[["MicroBatch"], Tensor]:
-    forward = torch.compile(model.loss) if recipe.compute.compile else model.loss
+def _computed(recipe: Recipe, objective: Objective, batch: "MicroBatch") -> tuple[Tensor, Tensor | None]:
+    with _autocast(recipe, batch.tokens.device):
+        return objective.loss(batch)
 
-    def loss(batch: "MicroBatch") -> Tensor:
+
+def _log_probabilities(recipe: Recipe, objective: Objective) -> Callable[["MicroBatch"], Tensor] | None:
+    compute = objective.log_probabilities
+    if compute is None:
+        return None
+
+    def log_probabilities(batch: "MicroBatch") -> Tensor:
         with _autocast(recipe, batch.tokens.device):
-            return forward(batch.tokens, batch.targets)
+            return compute(batch)[0]
 
-    return loss
+    return log_probabilities
 
 
-def _generate(recipe: Recipe, model: _Model, eos: int) -> Callable[[list[int], int, float, Generator], list[int]]:
+def _generate(recipe: Recipe, model: Backend, eos: int) -> Callable[[list[int], int, float, Generator], list[int]]:
     def generate(tokens: list[int], count: int, temperature: float, generator: Generator) -> list[int]:
+        assert model.decoder is not None
         training, device = model.module.training, next(model.module.parameters()).device
         model.module.eval()
         try:
             with _autocast(recipe, device):
                 return sample(
-                    lambda window: model.logits(window.to(device)),
-                    tokens,
-                    count,
-                    temperature,
-                    generator,
-                    context=recipe.data.context,
-                    eos=eos,
+                    model.decoder, tokens, count, temperature, generator, context=recipe.data.context, eos=eos
                 )
         finally:
             model.module.train(training)

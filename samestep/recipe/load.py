@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from samestep.errors import RecipeError
@@ -38,7 +38,7 @@ RULES = {
     "union_tag_not_found": "needs a kind: causal, sft, dpo or reward",
 }
 
-OBJECTIVES = {"causal": Causal, "sft": Sft, "dpo": Dpo, "reward": Reward}
+OBJECTIVES: dict[str, type[BaseModel]] = {"causal": Causal, "sft": Sft, "dpo": Dpo, "reward": Reward}
 
 _DEFAULTS: dict[str, Any] = Recipe.model_construct().model_dump()
 _DEFAULTS["model"]["lora"] = Lora().model_dump()  # null unless given, but its keys are known

@@ -44,7 +44,7 @@ class Lora(Section):
     """Low-rank adapters (Hu et al., arXiv 2106.09685): they alone are trained, exchanged and saved."""
 
     rank: Count = 16
-    alpha: Annotated[float, Field(gt=0)] = 32.0  # the adapter's output is scaled by alpha / rank
+    alpha: Count = 32  # the adapter's output is scaled by alpha / rank
     targets: list[str] | None = None  # ends of the names of linear layers; null: all of them but the output embedding
     dropout: Fraction = 0.0
     dora: bool = False  # weight-decomposed (Liu et al., arXiv 2402.09353)
@@ -147,6 +147,8 @@ class Dpo(Section):
     def _known(self) -> "Dpo":
         if self.loss == "ipo" and self.label_smoothing:
             raise conflict("label_smoothing is of the sigmoid loss; ipo has none", "label_smoothing", "loss")
+        if self.loss == "ipo" and self.length_normalised:
+            raise conflict("ipo is normalised by length in any case; remove length_normalised", "length_normalised")
         return self
 
 
@@ -242,6 +244,7 @@ class Recipe(Section):
         if len(lengths) != 1:
             given = f"{' and '.join(lengths)} are set; keep one" if lengths else "none is set; add steps: 300, say"
             raise conflict(f"the run needs exactly one of steps, tokens and epochs, but {given}", *lengths)
+        self._check_objective()
         if self.run.replicas > self.lanes:
             raise conflict(
                 f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "
@@ -250,6 +253,17 @@ class Recipe(Section):
                 "run.replicas",
             )
         return self
+
+    def _check_objective(self) -> None:
+        """What goes together only under some objectives."""
+        if isinstance(self.objective, Reward) and (self.sample.prompt is not None or self.evaluate.prompts):
+            raise conflict("a reward model writes no text; remove the prompts", "sample.prompt", "evaluate.prompts")
+        if isinstance(self.objective, Reward) and self.model.family_used:
+            raise conflict("a reward model starts from trained weights; set model.path or model.name", "model")
+        if isinstance(self.objective, Dpo) and self.objective.reference == "base" and self.model.lora is None:
+            raise conflict("reference base is the model without its adapters; set model.lora", "objective.reference")
+        if self.model.lora is not None and self.model.path is None and self.model.name is None:
+            raise conflict("adapters need trained weights; set model.path or model.name", "model.lora")
 
     @property
     def rows_per_step(self) -> int:

@@ -12,7 +12,7 @@ class Job:
     kind: str  # train | repeat
     recipe: Recipe
     base: Path  # relative paths of the recipe start here
-    corpus: Path  # the prepared corpus
+    corpora: list[Path]  # the prepared ones, one a source
     run: Path
     steps: int  # of the whole run; the learning rate follows them
     stop: int  # steps after which this job ends
@@ -21,9 +21,11 @@ class Job:
 
     def dump(self) -> dict[str, Any]:
         plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-        return plain | {"recipe": self.recipe.model_dump(mode="json")}
+        corpora = [str(folder) for folder in self.corpora]
+        return plain | {"recipe": self.recipe.model_dump(mode="json"), "corpora": corpora}
 
 
 def parse(fields: dict[str, Any]) -> Job:
-    paths = {key: Path(fields[key]) for key in ("base", "corpus", "run")}
-    return Job(**(fields | paths | {"recipe": Recipe.model_validate(fields["recipe"])}))
+    paths = {key: Path(fields[key]) for key in ("base", "run")}
+    corpora = [Path(folder) for folder in fields["corpora"]]
+    return Job(**(fields | paths | {"corpora": corpora} | {"recipe": Recipe.model_validate(fields["recipe"])}))

@@ -1,5 +1,7 @@
 """Whether the kernels repeat: the gradient of one micro-batch, computed twice."""
 
+from dataclasses import replace
+
 import torch
 
 from samestep.data.order import mix
@@ -15,12 +17,15 @@ from samestep.wire.collective import Collective
 def repeat(job: Job, wire: Collective, control: Control) -> None:
     """Send the names of the tensors whose gradient has other bits the second time."""
     feed, task = feed_of(job), task_of(job)
-    plan = feed.step(0)
-    named = trainable(task.module)
+    plan, named = feed.step(0), trainable(task.module)
+    batch = feed.micro_batch(plan, 0, 0)
+    if task.log_probabilities is not None:
+        with torch.no_grad():
+            batch = replace(batch, reference=task.log_probabilities(batch))
 
     def gradients() -> list[torch.Tensor]:
         torch.manual_seed(mix(job.recipe.seed, 0, 0, 0))
-        loss = task.loss(feed.micro_batch(plan, 0, 0)) / plan.targets
+        loss = task.loss(batch) / task.terms(plan.targets, plan.pieces)
         return [loss.detach(), *torch.autograd.grad(loss, list(named.values()), materialize_grads=True)]
 
     control.phase(1, Phase.BACKWARD)

@@ -10,6 +10,7 @@ from samestep.recover import digest
 from samestep.replica import kernels
 from samestep.replica.job import Job
 from samestep.replica.step import Step, Sums
+from samestep.sync.flat import trainable
 
 
 def started(step: Step) -> Event:
@@ -40,7 +41,7 @@ def committed(
     }
     every = job.recipe.recover.digest_every
     if every and (n + 1) % every == 0:
-        parameters = dict(task.module.named_parameters())
+        parameters = trainable(task.module)
         event["digest"] = digest.of_tensors(parameters)
         if job.tensors:
             event["tensors"] = digest.per_tensor(parameters)

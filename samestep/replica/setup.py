@@ -1,9 +1,9 @@
 """From a job to the objects of the loop. The same on every replica: seeds and folders, no ranks."""
 
-from samestep.data.feed import Feed, Fixed
+from samestep.data.corpus import Corpus, load
+from samestep.data.feed import Feed, Fixed, Source
 from samestep.data.order import mix
-from samestep.data.pack import plan
-from samestep.data.tokenize import Corpus, load
+from samestep.data.rows import rows_of
 from samestep.model.task import Task, build
 from samestep.replica.job import Job
 
@@ -11,32 +11,46 @@ INITIAL_WEIGHTS, SAMPLE = 1 << 62, (1 << 62) + 1  # in the place of a step numbe
 
 
 def feed_of(job: Job) -> Feed:
-    recipe, corpus = job.recipe, load(job.corpus)
+    recipe = job.recipe
     return Feed(
-        corpus.train,
-        plan(corpus.train.ends, recipe.data.context, recipe.data.packing),
+        _sources(job, "train"),
+        list(recipe.data.weights.values()),
         context=recipe.data.context,
         seed=recipe.seed,
         shape=(recipe.lanes, recipe.batch.accumulate, recipe.batch.micro_batch),
-        eos=corpus.eos,
+        eos=corpora_of(job)[0].eos,
     )
 
 
-def held_out_of(job: Job, corpus: Corpus) -> Fixed:
+def fixed_of(job: Job, part: str) -> Fixed:
+    """The rows of a part, train or held_out, in their own order."""
     recipe = job.recipe
-    rows = plan(corpus.held_out.ends, recipe.data.context, recipe.data.packing)
     return Fixed(
-        corpus.held_out, rows, context=recipe.data.context, micro_batch=recipe.batch.micro_batch, eos=corpus.eos
+        _sources(job, part),
+        context=recipe.data.context,
+        micro_batch=recipe.batch.micro_batch,
+        eos=corpora_of(job)[0].eos,
     )
 
 
 def task_of(job: Job) -> Task:
-    corpus = load(job.corpus)
+    corpora = corpora_of(job)
     return build(
         job.recipe,
         seed=mix(job.recipe.seed, INITIAL_WEIGHTS),
-        vocabulary=corpus.vocabulary,
-        eos=corpus.eos,
-        tokenizer_file=corpus.tokenizer_file,
+        vocabulary=max(corpus.vocabulary for corpus in corpora),
+        eos=corpora[0].eos,
+        tokenizer_file=corpora[0].tokenizer_file,
         base=job.base,
     )
+
+
+def corpora_of(job: Job) -> list[Corpus]:
+    """Of each source; arrays are mapped, so that opening them again costs nothing."""
+    return [load(folder) for folder in job.corpora]
+
+
+def _sources(job: Job, part: str) -> list[Source]:
+    data, kind = job.recipe.data, job.recipe.objective.kind
+    parts = [corpus.train if part == "train" else corpus.held_out for corpus in corpora_of(job)]
+    return [Source(tokens, rows_of(tokens, data, kind)) for tokens in parts]

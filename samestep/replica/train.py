@@ -7,21 +7,22 @@ import torch
 from samestep.data.order import mix
 from samestep.model.optim import rule
 from samestep.model.schedule import learning_rate
-from samestep.replica import kernels
+from samestep.replica import kernels, reference
 from samestep.replica.board import Phase
 from samestep.replica.finish import finish
 from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.report import committed, started
-from samestep.replica.setup import feed_of, task_of
+from samestep.replica.setup import feed_of, fixed_of, task_of
 from samestep.replica.step import Step
+from samestep.replica.watch import Watch
 from samestep.wire.collective import Collective
 
 
 def train(job: Job, wire: Collective, control: Control) -> None:
     """Train from the first step to `job.stop`; then evaluate, save and show a sample if so wished."""
     recipe, phase = job.recipe, control.phase
-    feed, task = feed_of(job), task_of(job)
+    feed, held_out, task = feed_of(job), fixed_of(job, "held_out"), task_of(job)
     step = Step(
         task.module,
         wire,
@@ -34,6 +35,8 @@ def train(job: Job, wire: Collective, control: Control) -> None:
     if recipe.sync.strategy == "exact":
         kernels.agree(wire, kernels.describe())
     control.send(started(step))
+    reference.attach(job, task, wire, {"train": feed.reader, "held_out": held_out.reader})
+    watch = Watch(job, task, held_out, wire, control)
 
     for n in range(job.stop):
         began = time.perf_counter()
@@ -44,7 +47,7 @@ def train(job: Job, wire: Collective, control: Control) -> None:
                 batch = feed.micro_batch(plan, lane, micro)
                 torch.manual_seed(mix(recipe.seed, n, lane, micro))
                 phase(n + 1, Phase.FORWARD)
-                loss = task.loss(batch) / plan.targets
+                loss = task.loss(batch) / task.terms(plan.targets, plan.pieces)
                 phase(n + 1, Phase.BACKWARD)
                 step.backward(loss)
         phase(n + 1, Phase.EXCHANGE)
@@ -55,7 +58,9 @@ def train(job: Job, wire: Collective, control: Control) -> None:
         step.commit()
         if wire.rank == 0:
             control.send(committed(job, task, plan, n, sums, rate, time.perf_counter() - began, wire.bytes_sent))
+        if watch.after(step.number):
+            break
 
     if job.finish:
-        finish(job, task, wire, control)
-    phase(job.stop, Phase.DONE)
+        finish(job, task, watch, wire, control, step.number)
+    phase(step.number, Phase.DONE)

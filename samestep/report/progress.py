@@ -1,12 +1,15 @@
 """The live panel of a run on a terminal; one plain line every few steps elsewhere."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress import DownloadColumn, SpinnerColumn, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import Progress as Bars
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -98,6 +101,21 @@ class LivePanel:
         grid.add_row(table)
         grid.add_row(ProgressBar(total=self._steps, completed=event["step"]))
         return Panel(grid, title=self._title, title_align="left")
+
+
+@contextmanager
+def reading(console: Console) -> Iterator[Callable[[str, int], None]]:
+    """Shows how much of each source is tokenized, on a terminal; to be called with a source and its bytes done."""
+    columns = SpinnerColumn(), TextColumn("tokenizing {task.description}"), DownloadColumn(), TransferSpeedColumn()
+    bars: dict[str, TaskID] = {}
+    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+
+        def done(source: str, size: int) -> None:
+            if source not in bars:
+                bars[source] = shown.add_task(source, total=None)
+            shown.update(bars[source], completed=size)
+
+        yield done
 
 
 def progress(console: Console, title: str, steps: int, replicas: int, every: int) -> Progress:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from samestep.data.corpus import Corpus
 from samestep.errors import RecipeError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Program
@@ -17,7 +18,7 @@ from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recover.journal import Journal
 from samestep.replica.job import Job
-from samestep.report.progress import Progress, progress
+from samestep.report.progress import Progress, progress, reading
 from samestep.verbs.prepare import Prepared, prepare
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
@@ -37,6 +38,8 @@ class Summary:
     bits_per_byte: float | None = None
     zlib_bits_per_byte: float | None = None
     held_out_loss: float | None = None
+    held_out_accuracy: float | None = None
+    stopped_early: bool = False
     sample: str | None = None
     replicas: int = 1
     bytes_sent: int = 0
@@ -51,8 +54,11 @@ class Summary:
                 self.tokens += event["tokens"]
                 self.tokens_per_second = self.tokens / self.seconds
             case "evaluated":
-                self.bits_per_byte, self.held_out_loss = event["bits_per_byte"], event["loss"]
-                self.zlib_bits_per_byte = event["zlib_bits_per_byte"]
+                self.held_out_loss, self.held_out_accuracy = event["loss"], event.get("accuracy")
+                self.bits_per_byte = event.get("bits_per_byte")
+                self.zlib_bits_per_byte = event.get("zlib_bits_per_byte")
+            case "stopped_early":
+                self.stopped_early = True
             case "saved":
                 self.digest = event["digest"]
             case "sample":
@@ -64,7 +70,9 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     began = time.time()
     if engine not in ENGINES:
         raise RecipeError(f"--engine is {engine!r}, but must be one of {', '.join(ENGINES)}")
-    prepared = prepare(recipe, overrides, lambda message: console.print(message, markup=False, highlight=False))
+    say = lambda message: console.print(message, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    with reading(console) as bar:
+        prepared = prepare(recipe, overrides, say, bar)
     folder = _run_folder(run, recipe.stem)
     summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)
     panel = progress(console, recipe.stem, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
@@ -103,8 +111,20 @@ def opening(prepared: Prepared, now: float) -> Event:
         "steps": prepared.steps,
         "rows": prepared.rows,
         "rows_digest": prepared.rows_digest,
-        "corpus": prepared.corpus.folder.name,
         "replicas": prepared.recipe.run.replicas,
+        "sources": {source: _source(corpus) for source, corpus in prepared.corpora.items()},
+    }
+
+
+def _source(corpus: Corpus) -> dict[str, Any]:
+    """What a source came to; the samples that were left out are named by file and line, the first ones."""
+    return {
+        "corpus": corpus.folder.name,
+        "format": corpus.format,
+        "sequences": len(corpus.train.ends),
+        "held_out_sequences": len(corpus.held_out.ends),
+        "skipped": corpus.skipped_count,
+        "skipped_samples": corpus.skipped,
     }
 
 
@@ -124,6 +144,10 @@ def lines(summary: Summary) -> list[str]:
     """The summary for a terminal."""
     rows: list[tuple[str, Any]] = [("steps", summary.steps), ("final_loss", _number(summary.final_loss))]
     rows.append(("tokens_per_second", f"{summary.tokens_per_second:,.0f}"))
+    if summary.held_out_loss is not None:
+        rows.append(("held_out_loss", _number(summary.held_out_loss)))
+    if summary.held_out_accuracy is not None:
+        rows.append(("held_out_accuracy", _number(summary.held_out_accuracy)))
     if summary.bits_per_byte is not None:
         beside = f"(zlib level 9 needs {_number(summary.zlib_bits_per_byte)} for the same bytes)"
         rows.append(("held_out_bits_per_byte", f"{_number(summary.bits_per_byte)}  {beside}"))

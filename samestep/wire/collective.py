@@ -18,6 +18,7 @@ class Operation(IntEnum):
     SCALARS = 3  # losses, norms, presence of gradients
     EVALUATE = 4
     AGREE = 5  # fingerprints at the start
+    REFERENCE = 6  # log-probabilities under the reference model
 
 
 class Tag(NamedTuple):

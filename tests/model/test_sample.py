@@ -13,7 +13,7 @@ def counting(tokens: Tensor) -> Tensor:
 
 def go_on(tokens: list[int], count: int, temperature: float = 0.0, seed: int = 0, logits=counting) -> list[int]:  # type: ignore[no-untyped-def]
     generator = torch.Generator().manual_seed(seed)
-    return sample(logits, tokens, count, temperature, generator, context=4, eos=EOS)
+    return sample(lambda: logits, tokens, count, temperature, generator, context=4, eos=EOS)
 
 
 def uniform(tokens: Tensor) -> Tensor:
@@ -34,16 +34,25 @@ def test_an_empty_prompt_begins_a_document() -> None:
     assert go_on([], 2) == [1, 2]
 
 
-def test_the_model_sees_the_last_tokens_of_the_context_only() -> None:
-    seen: list[list[int]] = []
+def test_the_model_is_shown_each_token_once_and_half_of_them_again_when_its_context_is_full() -> None:
+    shown: list[list[list[int]]] = []
 
-    def logits(tokens: Tensor) -> Tensor:
-        assert not torch.is_grad_enabled()
-        seen.append(tokens[0].tolist())
-        return counting(tokens)
+    def decoder():  # type: ignore[no-untyped-def]
+        shown.append([])
 
-    go_on([1, 2, 3], 3, logits=logits)
-    assert seen == [[1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
+        def logits(tokens: Tensor) -> Tensor:
+            assert not torch.is_grad_enabled()
+            shown[-1].append(tokens[0].tolist())
+            return counting(tokens)
+
+        return logits
+
+    sample(decoder, [1, 2, 3], 4, 0.0, torch.Generator(), context=4, eos=EOS)
+    assert shown == [[[1, 2, 3], [4]], [[4, 5], [6]]]
+
+
+def test_the_end_of_a_long_prompt_is_shown() -> None:
+    assert go_on([7, 7, 7, 7, 1, 2], 1) == [3]
 
 
 def test_chance_comes_from_the_generator() -> None:

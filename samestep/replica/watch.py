@@ -1,0 +1,73 @@
+"""The run watched by its held-out loss: evaluations, answers to fixed prompts, the best model, an early end."""
+
+from samestep.data.feed import Fixed
+from samestep.evaluate.heldout import HeldOut, evaluate
+from samestep.events import Event
+from samestep.model.task import Task
+from samestep.replica.board import Phase
+from samestep.replica.job import Job
+from samestep.replica.place import Control
+from samestep.replica.saving import save
+from samestep.replica.setup import corpora_of
+from samestep.replica.speak import answer
+from samestep.wire.collective import Collective
+
+
+class Watch:
+    """All replicas take part and come to the same decisions; replica 0 writes."""
+
+    def __init__(self, job: Job, task: Task, rows: Fixed, wire: Collective, control: Control) -> None:
+        self._job, self._task, self._rows, self._wire, self._control = job, task, rows, wire, control
+        self._last = -1  # step of the last evaluation
+        self._best: float | None = None
+        self._waited = 0  # evaluations since the best
+
+    def after(self, step: int) -> bool:
+        """To be called after each step, counted from 1: evaluates where it is due. Whether the run should end."""
+        wish = self._job.recipe.evaluate
+        if not wish.every or step % wish.every or not len(self._rows):
+            return False
+        self._look(step)
+        patient = wish.patience is None or self._waited < wish.patience
+        if not patient and self._wire.rank == 0:
+            self._control.send({"event": "stopped_early", "step": step, "waited": self._waited, "best": self._best})
+        return not patient
+
+    def end(self, step: int) -> None:
+        """The last evaluation, where the last step had none."""
+        if self._last != step and len(self._rows):
+            self._look(step)
+
+    def _look(self, step: int) -> None:
+        self._control.phase(step, Phase.EVALUATE)
+        found = evaluate(self._task, self._rows, self._wire, step)
+        self._last = step
+        better = self._best is None or found.loss < self._best
+        self._best, self._waited = (found.loss, 0) if better else (self._best, self._waited + 1)
+        if self._wire.rank == 0:
+            self._control.send(self._event(step, found, better))
+            self._answer(step)
+            if better and self._job.recipe.evaluate.best:
+                self._keep(step, found)
+
+    def _event(self, step: int, found: HeldOut, better: bool) -> Event:
+        corpora = corpora_of(self._job)
+        event: Event = {"event": "evaluated", "step": step, "loss": found.loss, "tokens": found.targets, "best": better}
+        if found.accuracy is not None:
+            return event | {"accuracy": found.accuracy, "pairs": found.terms}
+        text = sum(corpus.held_out_bytes for corpus in corpora)
+        if self._job.recipe.objective.kind != "causal" or not text:
+            return event
+        tokens = sum(len(corpus.held_out.ids) for corpus in corpora)
+        zipped = sum(corpus.held_out_zlib for corpus in corpora)
+        bits = found.bits_per_byte(tokens, text, corpora[0].vocabulary)
+        return event | {"bits_per_byte": bits, "zlib_bits_per_byte": 8 * zipped / text}
+
+    def _answer(self, step: int) -> None:
+        for prompt in self._job.recipe.evaluate.prompts:
+            self._control.send(answer(self._job, self._task, prompt) | {"step": step})
+
+    def _keep(self, step: int, found: HeldOut) -> None:
+        self._control.phase(step, Phase.SAVE)
+        digest = save(self._task, self._job.run / "best")
+        self._control.send({"event": "best", "step": step, "loss": found.loss, "digest": digest})
