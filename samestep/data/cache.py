@@ -37,7 +37,9 @@ def published(folder: Path) -> Iterator[Path]:
             yield fresh
             _publish(fresh, folder)
     except OSError as error:
-        raise DataError(f"cannot write {folder}: {error.strerror}; set run.cache to a folder with room") from error
+        raise DataError(
+            f"cannot write {folder}: {error.strerror or error}; set run.cache to a folder with room"
+        ) from error
 
 
 def _sweep(cache: Path, now: float) -> None:

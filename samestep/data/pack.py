@@ -201,5 +201,6 @@ def _trained(starts: Integers, targets: Integers, trained: Booleans | None) -> I
     if trained is None or not len(starts):
         return np.maximum(targets, 0)
     borders = np.stack([starts + 1, starts + 1 + targets], 1).reshape(-1)
-    sums = np.add.reduceat(np.append(trained, False), borders, dtype=np.int64)[::2]
+    # An empty sequence at the end has borders behind all tokens, hence two more.
+    sums = np.add.reduceat(np.append(trained, [False, False]), borders, dtype=np.int64)[::2]
     return np.where(targets > 0, sums, 0)

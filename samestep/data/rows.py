@@ -44,5 +44,6 @@ def _too_long(corpus: Corpus, tokens: Tokens, sequences: NDArray[np.int64], toge
     size = int(tokens.ends[first + together - 1]) - (int(tokens.ends[first - 1]) if first else 0)
     return DataError(
         f"{corpus.files[file]}{f':{line}' if line else ''}: a sample of {size:,} tokens, but data.context is {context} "
-        f"({len(sequences):,} are longer); raise it, or set data.too_long to skip or truncate"
+        f"(too long: {len(sequences):,} of {len(tokens.ends) // together:,} samples); "
+        "raise it, or set data.too_long to skip or truncate"
     )

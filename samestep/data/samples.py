@@ -8,7 +8,7 @@ from samestep.data.source import Chunk, Invalid, Row, chunks, rows
 from samestep.errors import DataError
 from samestep.recipe.schema import Data
 
-GROUP = 1 << 20  # bytes of a source that a worker takes at once
+GROUP = 1 << 19  # bytes of a source that a worker takes at least at once
 
 TAKEN = {  # the formats that each objective can learn from
     "causal": ("text",),

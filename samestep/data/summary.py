@@ -110,6 +110,11 @@ def refusals(one: Summary, recipe: Recipe) -> Iterator[str]:
             f"{one.source} has {one.too_long:,} samples longer than data.context {data.context} and data.too_long is "
             f"fail; raise data.context, or set data.too_long to skip or truncate"
         )
+    if not one.rows and one.held_out < one.samples:
+        yield (
+            f"no training sample of {one.source} can be trained on: each is longer than data.context {data.context} or "
+            f"has no token to learn; raise it, set data.too_long to truncate, or leave the source out"
+        )
     if data.held_out and not 0 < one.held_out < one.samples:
         yield (
             f"data.held_out {data.held_out} takes {one.held_out:,} of {one.samples:,} samples of {one.source}, but "

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samestep.errors import RecipeError
 from samestep.model import gpt, huggingface, llama, lora
 from samestep.model.folder import check_config, check_positions, check_vocabulary
 from samestep.model.losses import cross_entropy, cross_entropy_sum
@@ -110,6 +111,7 @@ def _transformers(recipe: Recipe, folder: Path | None, described: Path, eos: int
     module: Any = huggingface.new(described, eos) if folder is None else huggingface.pretrained(folder, scores=scores)
     if recipe.compute.checkpointing == "full":
         huggingface.checkpoint_activations(module, folder or described)
+    _check_apart(recipe, module, folder or described)
     hidden, save = partial(huggingface.hidden, module), partial(huggingface.save, module)
     if scores:
         found = Backend(module, hidden, None, None, save, huggingface.score_of(module, described))
@@ -118,6 +120,16 @@ def _transformers(recipe: Recipe, folder: Path | None, described: Path, eos: int
         head = (lambda: module.get_output_embeddings().weight) if plain else None
         found = Backend(module, hidden, head, partial(huggingface.decoder, module), save)
     return _adapted(found, recipe, folder, None if scores else module.get_output_embeddings())
+
+
+def _check_apart(recipe: Recipe, module: nn.Module, name: Path) -> None:
+    pairs = recipe.objective.kind in ("dpo", "reward")  # both sequences of a pair stand in one row
+    several = pairs or (recipe.objective.kind == "sft" and recipe.data.packing)
+    if several and not huggingface.keeps_apart(module):
+        raise RecipeError(
+            f"{type(module).__name__} of {name} mixes the samples of a row, as it knows nothing of where one ends; "
+            + ("choose another architecture" if pairs else "set data.packing to false")
+        )
 
 
 def _adapted(found: Backend, recipe: Recipe, folder: Path | None, head: nn.Module | None) -> Backend:

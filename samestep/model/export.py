@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from samestep.errors import RecipeError
 from samestep.model.huggingface import _quiet_transformers
+from samestep.model.lora import quiet
 
 ADAPTER = "adapter_config.json"
 PROBE = "The quick brown fox jumps over the lazy dog. def add(a, b): return a + b  # 1 + 2 = 3\nÄpfel, 東京, 🙂\n"
@@ -110,8 +110,7 @@ def _plain(folder: Path, reward: bool) -> Any:
 def _adapted(module: Any, folder: Path) -> Any:
     from peft import PeftModel
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.23 by an old name
+    with quiet():
         return PeftModel.from_pretrained(module, folder, torch_device="cpu").eval()
 
 

@@ -7,7 +7,6 @@ wrote is loaded here. Parts: rotary positions (Su et al., arXiv 2104.09864), RMS
 Llama (Touvron et al., arXiv 2302.13971); no biases.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from samestep.model.folder import WEIGHTS, write_json
-from samestep.model.losses import cross_entropy_sum, product_dtype
+from samestep.model.layers import Linear, Norm, attend, gated, product_dtype, rotate
+from samestep.model.losses import cross_entropy_sum
 
 NORM_EPSILON = 1e-6
 ROTARY_BASE = 10_000.0
 INIT_STD = 0.02
-PLAIN_ATTENTION = 512  # tokens; longest context whose whole bfloat16 scores are kept on a CPU
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Shape:
     inner_width: int | None = None  # inside SwiGLU; None: 8/3 of the width, up to the next multiple of 32
     norm_epsilon: float = NORM_EPSILON
     rotary_base: float = ROTARY_BASE
+    padding: int | None = None  # a token whose input embedding gets no gradient, as LlamaForCausalLM has it
 
     @property
     def inner(self) -> int:
@@ -67,7 +67,7 @@ class GPT(nn.Module):
         self.shape = shape
         self.model = Body(shape, checkpointing)
         if not shape.tied:
-            self.lm_head = _linear(shape.width, shape.vocabulary)
+            self.lm_head = Linear(shape.width, shape.vocabulary)
         _initialise(self, shape.layers)
 
     @property
@@ -124,7 +124,7 @@ class Body(nn.Module):
     def __init__(self, shape: Shape, checkpointing: bool) -> None:
         super().__init__()
         self.checkpointing = checkpointing
-        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width, shape.padding)
         self.layers = nn.ModuleList(Layer(shape, number) for number in range(shape.layers))
         self.norm = Norm(shape.width, shape.norm_epsilon)
         angles = _angles(shape.context, shape.head_size, shape.rotary_base)
@@ -171,26 +171,14 @@ class Layer(nn.Module):
         return out
 
 
-class Norm(nn.Module):
-    """RMSNorm in float32, given out in the product dtype: cast once for all the products that read it."""
-
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.epsilon = epsilon
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon).to(product_dtype(hidden))
-
-
 class Attention(nn.Module):
     def __init__(self, shape: Shape, number: int) -> None:
         super().__init__()
         self.head, self.number = shape.head_size, number
-        self.q_proj = _linear(shape.width, shape.heads * shape.head_size)
-        self.k_proj = _linear(shape.width, shape.key_heads * shape.head_size)
-        self.v_proj = _linear(shape.width, shape.key_heads * shape.head_size)
-        self.o_proj = _linear(shape.heads * shape.head_size, shape.width)
+        self.q_proj = Linear(shape.width, shape.heads * shape.head_size)
+        self.k_proj = Linear(shape.width, shape.key_heads * shape.head_size)
+        self.v_proj = Linear(shape.width, shape.key_heads * shape.head_size)
+        self.o_proj = Linear(shape.heads * shape.head_size, shape.width)
 
     def forward(self, hidden: Tensor, where: Where) -> Tensor:
         q, k, v = (
@@ -208,48 +196,19 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gate_proj = _linear(shape.width, shape.inner)
-        self.up_proj = _linear(shape.width, shape.inner)
-        self.down_proj = _linear(shape.inner, shape.width)
+        self.gate_proj = Linear(shape.width, shape.inner)
+        self.up_proj = Linear(shape.width, shape.inner)
+        self.down_proj = Linear(shape.inner, shape.width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+        out: Tensor = self.down_proj(gated(self.gate_proj(hidden), self.up_proj(hidden)))
         return out
-
-
-def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn `heads` [batch, heads, time, size] by the angles [..., time, size / 2] of their positions, in float32."""
-    left, right = heads.chunk(2, -1)
-    turned = torch.cat((left * cosines - right * sines, right * cosines + left * sines), -1)
-    return turned.to(heads.dtype)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, wall: Tensor | None = None) -> Tensor:
-    """Causal attention over [batch, heads, time, size]; of `k` and `v` there may be fewer heads, each for several of
-    `q`. `wall` [batch, 1, time, time] is added to the scores in place of the causal mask.
-
-    torch's flash kernel for CPUs takes twice the time of plain products in bfloat16 (measured to 512 tokens: 44 ms
-    against 20 at 8 x 256, a tenth of a step), so short contexts keep their scores.
-    """
-    time, several = q.shape[-2], q.shape[1] // k.shape[1]
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or time > PLAIN_ATTENTION:
-        return F.scaled_dot_product_attention(q, k, v, wall, is_causal=wall is None, enable_gqa=several > 1)
-    if several > 1:
-        k, v = k.repeat_interleave(several, 1), v.repeat_interleave(several, 1)
-    if wall is None:
-        wall = torch.full((time, k.shape[-2]), float("-inf"), dtype=q.dtype).triu(1)
-    with torch.autocast("cpu", enabled=False):  # it would make float32 copies for a softmax that is float32 inside
-        return ((q / math.sqrt(q.shape[-1])) @ k.transpose(-1, -2)).add_(wall).softmax(-1) @ v
 
 
 def _angles(context: int, size: int, base: float) -> Tensor:
     """Rotary angles [context, size / 2], float32, on the CPU also while weights are only described."""
     frequencies = base ** -(torch.arange(0, size, 2, dtype=torch.float32, device="cpu") / size)
     return torch.outer(torch.arange(context, dtype=torch.float32, device="cpu"), frequencies)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    return nn.Linear(inputs, outputs, bias=False)
 
 
 def _initialise(module: nn.Module, layers: int) -> None:
@@ -278,13 +237,13 @@ def config(shape: Shape, eos: int) -> dict[str, Any]:
         "intermediate_size": shape.inner,
         "num_hidden_layers": shape.layers,
         "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.heads,
-        "head_dim": shape.width // shape.heads,
+        "num_key_value_heads": shape.key_heads,
+        "head_dim": shape.head_size,
         "hidden_act": "silu",
         "max_position_embeddings": shape.context,
         "initializer_range": INIT_STD,
-        "rms_norm_eps": NORM_EPSILON,
-        "rope_parameters": {"rope_type": "default", "rope_theta": ROTARY_BASE},
+        "rms_norm_eps": shape.norm_epsilon,
+        "rope_parameters": {"rope_type": "default", "rope_theta": shape.rotary_base},
         "tie_word_embeddings": shape.tied,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -292,5 +251,5 @@ def config(shape: Shape, eos: int) -> dict[str, Any]:
         "use_cache": True,
         "bos_token_id": eos,
         "eos_token_id": eos,
-        "pad_token_id": None,  # an embedding row that is padding gets no gradient in transformers
+        "pad_token_id": shape.padding,
     }

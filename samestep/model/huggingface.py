@@ -88,6 +88,20 @@ def plain_head(module: Any) -> bool:
     return logits.shape == ours.shape and torch.allclose(logits, ours, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def keeps_apart(module: Any) -> bool:
+    """Whether sequences of one row do not see each other where positions start again, found out on a few tokens.
+
+    Recurrent models, and some whose positions are a bias, let them mix.
+    """
+    tokens = torch.arange(1, 9).unsqueeze(0) % module.get_input_embeddings().num_embeddings
+    positions, training = torch.arange(4).repeat(2).unsqueeze(0), module.training
+    module.eval()
+    together, alone = hidden(module, tokens, positions)[:, 4:], hidden(module, tokens[:, 4:], None)
+    module.train(training)
+    return bool((together - alone).norm() <= 1e-4 * alone.norm())
+
+
 def whole_loss(module: Any, tokens: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
     """The summed cross-entropy of the logits at each position with `targets` there, a float32 scalar."""
     return token_losses(module, tokens, targets, positions).sum()

@@ -27,7 +27,9 @@ def shape_of(config: dict[str, Any], context: int) -> Shape | None:
     """The shape that a config.json describes, for rows of `context` tokens; None where it is no plain Llama."""
     rotary = config.get("rope_parameters") or {}
     plain = all(config.get(key, values[0]) in values for key, values in PLAIN.items())
-    if not plain or rotary.get("rope_type", "default") != "default":
+    padding = config.get("pad_token_id")
+    no_row = padding is not None and padding >= config.get("vocab_size", 0)  # left to transformers, which refuses it
+    if not plain or no_row or rotary.get("rope_type", "default") != "default":
         return None
     try:
         return Shape(
@@ -42,6 +44,7 @@ def shape_of(config: dict[str, Any], context: int) -> Shape | None:
             inner_width=config["intermediate_size"],
             norm_epsilon=config.get("rms_norm_eps", 1e-6),
             rotary_base=rotary.get("rope_theta", config.get("rope_theta", ROTARY_BASE)),
+            padding=padding,
         )
     except KeyError:  # left to transformers, which has defaults for all
         return None

@@ -1,6 +1,8 @@
 """Low-rank adapters, through peft: a module keeps its weights and learns a small product beside each."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,19 @@ def adapt(module: nn.Module, wish: Lora, *, head: nn.Module | None, score: str |
     """
     import peft
 
+    targets = _targets(module, wish, head)
     config = peft.LoraConfig(
         r=wish.rank,
         lora_alpha=wish.alpha,
-        target_modules=_targets(module, wish, head),
+        target_modules=targets,
+        fan_in_fan_out=any(_is_transposed(module.get_submodule(name)) for name in targets),
         lora_dropout=wish.dropout,
         use_dora=wish.dora,
         use_rslora=wish.rslora,
         modules_to_save=[score] if score else None,
     )
-    adapted = peft.get_peft_model(module, config)
+    with quiet():
+        adapted = peft.get_peft_model(module, config)
     layer: Any
     for layer in module.modules():
         if hasattr(layer, "cast_input_dtype_enabled"):
@@ -42,8 +47,17 @@ def save(adapted: Any, folder: Path, base: Path, task: str) -> None:
     """adapter_config.json and adapter_model.safetensors, for the model in `base`; task: peft's name of it."""
     config = adapted.peft_config["default"]
     config.base_model_name_or_path, config.task_type = str(base), task
-    adapted.save_pretrained(folder, save_embedding_layers=False)
+    with quiet():
+        adapted.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # a template to be filled in
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warning that peft 0.21 asks transformers 5.23 by an old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing", FutureWarning)
+        yield
 
 
 def _targets(module: nn.Module, wish: Lora, head: nn.Module | None) -> list[str]:
@@ -59,7 +73,11 @@ def _targets(module: nn.Module, wish: Lora, head: nn.Module | None) -> list[str]
 
 
 def _is_linear(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"  # what GPT-2 of transformers has
+    return isinstance(layer, nn.Linear) or _is_transposed(layer)
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Conv1D"  # what GPT-2 of transformers has
 
 
 def _kinds(names: Iterable[str]) -> list[str]:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samestep.model.layers import product_dtype
+
 MASKED = -100  # a target position that is not trained on
 
 # Rows a chunk. With fewer, the additions into the weight's gradient cost more (64: half as much time again); with
@@ -57,12 +59,6 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = 
         weight = weight.to(rows.dtype)
         losses = torch.cat([_losses(h, weight, t)[0] for h, t in _chunks(rows, row_targets, chunk)])
     return losses.new_zeros(len(targets)).index_copy(0, kept, losses[: len(kept)])
-
-
-def product_dtype(tensor: Tensor) -> torch.dtype:
-    """What a matrix product of `tensor` is computed in: the autocast dtype where autocast is on, else its own."""
-    device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
 
 
 class _CrossEntropySum(torch.autograd.Function):

@@ -29,7 +29,7 @@ def sample(
     begin, decode, unseen, room = len(text), decoder(), text[-context:], context
     while len(text) - begin < count:
         if len(unseen) > room:
-            decode, unseen, room = decoder(), text[-(context + 1) // 2 :], context
+            decode, unseen, room = decoder(), text[-((context + 1) // 2) :], context
         logits = decode(torch.tensor([unseen], dtype=torch.int64))
         room -= len(unseen)
         token = _pick(logits[0, -1], temperature, generator)

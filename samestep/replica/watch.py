@@ -1,5 +1,7 @@
 """The run watched by its held-out loss: evaluations, answers to fixed prompts, the best model, an early end."""
 
+import math
+
 from samestep.data.feed import Fixed
 from samestep.evaluate.heldout import HeldOut, evaluate
 from samestep.events import Event
@@ -42,7 +44,7 @@ class Watch:
         self._control.phase(step, Phase.EVALUATE)
         found = evaluate(self._task, self._rows, self._wire, step)
         self._last = step
-        better = self._best is None or found.loss < self._best
+        better = found.loss < (math.inf if self._best is None else self._best)  # no loss that is not a number
         self._best, self._waited = (found.loss, 0) if better else (self._best, self._waited + 1)
         if self._wire.rank == 0:
             self._control.send(self._event(step, found, better))

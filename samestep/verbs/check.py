@@ -18,11 +18,10 @@ from samestep.data.source import Invalid, chunks
 from samestep.data.summary import Summary, refusals, sequences_of, summary
 from samestep.data.survey import Found, Seen, Surveyor
 from samestep.data.tokenize import Job, ready
-from samestep.data.vocabulary import Vocabulary, given, parse, trained
-from samestep.model.folder import check_config, resolve
+from samestep.data.vocabulary import Vocabulary, parse
 from samestep.recipe.load import load
 from samestep.recipe.schema import Data, Recipe, Sft
-from samestep.verbs.prepare import CACHE
+from samestep.verbs.prepare import vocabulary_of
 
 SHOWN = 3  # samples
 STRETCH = 80  # tokens of a trained or untrained stretch that are shown, half of them from its end
@@ -63,20 +62,6 @@ def check(path: Path, overrides: Sequence[str], say: Say) -> Check:
     refused = [sentence for one in sources for sentence in refusals(one, recipe)]
     shown = {source: _shown(source, job, base) for source, job in jobs.items()}
     return Check(data.context, data.too_long, refused, sources, shown)
-
-
-def vocabulary_of(recipe: Recipe, data: Data, base: Path, say: Say) -> Vocabulary:
-    """The tokenizer of `data.tokenizer`, else the model's own, else one trained on the sources."""
-    folder = resolve(recipe.model, base)
-    if data.tokenizer is not None:
-        return given(base / data.tokenizer)
-    if folder is not None:
-        return given(folder)
-    size = recipe.model.vocabulary
-    if recipe.model.config is not None:
-        size = int(check_config(base / recipe.model.config).get("vocab_size", size))
-    cache = Path(recipe.run.cache).expanduser() if recipe.run.cache else CACHE
-    return Vocabulary(trained(list(data.weights), data, base, size, cache, say))
 
 
 def _job(source: str, recipe: Recipe, data: Data, base: Path, vocabulary: Vocabulary) -> Job:

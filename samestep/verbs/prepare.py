@@ -11,6 +11,7 @@ from samestep.data.rows import refuse_long, rows_of
 from samestep.data.tokenize import Corpus
 from samestep.data.tokenize import prepare as prepare_source
 from samestep.data.vocabulary import Vocabulary, given, parse, trained
+from samestep.errors import DataError
 from samestep.model.folder import check_config, check_positions, check_vocabulary, resolve
 from samestep.recipe.load import load
 from samestep.recipe.schema import Data, Recipe, Sft
@@ -43,6 +44,7 @@ def prepare(path: Path, overrides: Sequence[str], say: Say, progress: Progress =
     for corpus in corpora.values():
         refuse_long(corpus, recipe.data, recipe.objective.kind)
     plans = [rows_of(corpus.train, recipe.data, recipe.objective.kind) for corpus in corpora.values()]
+    _refuse_unused(dict(zip(corpora, plans, strict=True)), recipe.data.context)
     weights = recipe.data.weights.values()
     rows = sum(rows_of_epoch(weight, len(plan)) for weight, plan in zip(weights, plans, strict=True))
     check_rows(rows, recipe.rows_per_step, recipe.data.context)
@@ -93,6 +95,16 @@ def _corpora(recipe: Recipe, base: Path, say: Say, progress: Progress) -> dict[s
         return found
 
     return {source: corpus(source) for source in data.weights}
+
+
+def _refuse_unused(plans: dict[str, pack.Rows], context: int) -> None:
+    """Raises DataError for a source without a row."""
+    for source, plan in plans.items():
+        if not len(plan):
+            raise DataError(
+                f"no sample of {source} can be trained on: each is longer than data.context {context} or has no token "
+                "to learn; raise it, set data.too_long to truncate, or leave the source out"
+            )
 
 
 def _check_model(recipe: Recipe, base: Path, vocabulary: Vocabulary) -> None:

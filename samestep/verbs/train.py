@@ -61,7 +61,7 @@ class Summary:
                 self.stopped_early = True
             case "saved":
                 self.digest = event["digest"]
-            case "sample":
+            case "sample" if "step" not in event:
                 self.sample = event["prompt"] + event["text"]
 
 

@@ -13,9 +13,11 @@ from samestep.data.order import (
     _stream,
     batches,
     check_rows,
+    drawn,
     mix,
     permutation,
     rows_of_batch,
+    rows_of_epoch,
     rows_of_step,
     steps_for,
     steps_per_epoch,
@@ -162,3 +164,57 @@ def test_one_changed_bit_changes_half_of_all_bits(place: int) -> None:
 def test_the_mix_refuses_what_64_bits_do_not_hold(integer: int) -> None:
     with pytest.raises(ValueError, match="not"):
         mix(1, integer)
+
+
+# Several sources.
+
+
+@given(SEEDS, st.integers(0, 5), st.integers(1, 60))
+def test_one_source_of_weight_one_is_read_in_the_plain_order(seed: int, epoch: int, rows: int) -> None:
+    np.testing.assert_array_equal(drawn(seed, epoch, [rows], [1.0]), permutation(seed, epoch, rows))
+
+
+@given(SEEDS, st.integers(0, 5), st.integers(1, 60))
+def test_a_weight_of_two_reads_every_row_twice(seed: int, epoch: int, rows: int) -> None:
+    assert sorted(drawn(seed, epoch, [rows], [2.0]).tolist()) == sorted([*range(rows), *range(rows)])
+
+
+@given(SEEDS, st.integers(0, 3), st.integers(1, 30))
+def test_a_weight_of_a_half_reads_all_rows_in_two_epochs(seed: int, pass_: int, half: int) -> None:
+    epochs = [drawn(seed, 2 * pass_ + i, [2 * half], [0.5]) for i in range(2)]
+    assert [len(epoch) for epoch in epochs] == [half, half]
+    assert sorted(np.concatenate(epochs).tolist()) == list(range(2 * half))
+
+
+SOURCES = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 11)), min_size=1, max_size=4)  # rows, quarters of them
+
+
+@given(SEEDS, SOURCES, st.integers(1, 2))
+def test_each_row_is_read_as_often_as_weight_times_epochs(
+    seed: int, sources: list[tuple[int, int]], rounds: int
+) -> None:
+    rows, weights = [4 * n for n, _ in sources], [quarters / 4 for _, quarters in sources]
+    epochs = [drawn(seed, epoch, rows, weights) for epoch in range(4 * rounds)]
+    assert {len(epoch) for epoch in epochs} == {sum(map(rows_of_epoch, weights, rows))}
+    found = np.bincount(np.concatenate(epochs), minlength=sum(rows))
+    assert found.tolist() == [
+        quarters * rounds for (_, quarters), n in zip(sources, rows, strict=True) for _ in range(n)
+    ]
+
+
+@given(SEEDS, st.integers(1, 50), st.floats(0.01, 4), st.integers(1, 6))
+def test_of_odd_weights_no_row_gets_ahead_by_more_than_one(seed: int, rows: int, weight: float, epochs: int) -> None:
+    read = np.concatenate([drawn(seed, epoch, [rows], [weight]) for epoch in range(epochs)])
+    counts = np.bincount(read, minlength=rows)
+    assert len(read) == epochs * rows_of_epoch(weight, rows)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_a_source_is_read_at_least_once_an_epoch() -> None:
+    assert [rows_of_epoch(weight, 10) for weight in (0.01, 0.25, 1, 2.5)] == [1, 2, 10, 25]
+
+
+def test_the_draw_is_the_same_for_ever_and_mixes_the_sources() -> None:
+    assert drawn(1, 1, [6, 4], [0.5, 2.0]).tolist() == [9, 8, 6, 8, 9, 6, 7, 2, 0, 3, 7]
+    halves = {tuple(sorted(drawn(seed, 0, [6], [0.5]).tolist())) for seed in range(20)}
+    assert len(halves) > 5

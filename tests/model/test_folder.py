@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from samestep.errors import RecipeError
-from samestep.model.folder import check_folder, resolve, tokenizer_size, write_tokenizer
+from samestep.model.folder import (
+    check_folder,
+    check_positions,
+    check_vocabulary,
+    resolve,
+    tokenizer_size,
+    weight_files,
+    write_tokenizer,
+)
 from samestep.recipe.schema import Model
 
 
@@ -81,6 +89,36 @@ def test_weights_may_be_in_several_files(folder: Path) -> None:
     for part in ("one.safetensors", "two.safetensors"):
         (folder / part).touch()
     check_folder(folder)
+
+
+def test_the_files_of_weights_are_one_or_those_of_the_index(folder: Path) -> None:
+    assert weight_files(folder) == [folder / "model.safetensors"]
+    index(folder, "two.safetensors", "one.safetensors")
+    with pytest.raises(RecipeError, match=r"names one.safetensors, ...; fetch them again"):
+        weight_files(folder)
+    for part in ("one.safetensors", "two.safetensors"):
+        (folder / part).touch()
+    assert weight_files(folder) == [folder / "one.safetensors", folder / "two.safetensors"]
+    (folder / "model.safetensors.index.json").unlink()
+    assert weight_files(folder) == []
+
+
+def test_rows_may_be_as_long_as_the_model_can_read(folder: Path) -> None:
+    file = folder / "config.json"
+    check_positions({"max_position_embeddings": 16}, 16, file)
+    check_positions({}, 10**6, file)
+    with pytest.raises(
+        RecipeError, match=r"data.context is 17 but max_position_embeddings in .*config.json is 16; set"
+    ):
+        check_positions({"max_position_embeddings": 16}, 17, file)
+
+
+def test_the_vocabulary_may_be_as_large_as_the_embedding(folder: Path) -> None:
+    file = folder / "config.json"
+    check_vocabulary({"vocab_size": 50}, 50, file)
+    check_vocabulary({}, 10**6, file)
+    with pytest.raises(RecipeError, match=r"has 51 tokens but vocab_size in .*config.json is 50"):
+        check_vocabulary({"vocab_size": 50}, 51, file)
 
 
 def test_another_tokenizer_can_be_asked_about(folder: Path, tmp_path: Path) -> None:

@@ -167,3 +167,99 @@ def test_products_into_the_residual_start_smaller() -> None:
     for name, std in spread.items():
         expected = 0.01 if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.02
         assert std == pytest.approx(expected, rel=0.1), name
+
+
+WIDE = Shape(layers=2, width=48, heads=4, vocabulary=50, context=24, groups=2, head_width=16)
+SIZES = ((7, 9, 1, 4), (3, 8, 10))  # of the sequences in each row, before padding
+
+
+def packed() -> tuple[Tensor, Tensor]:
+    """Tokens and positions [2, 24] of several sequences a row, and padding."""
+    tokens = torch.randint(50, (2, 24), generator=torch.Generator().manual_seed(0))
+    rows = [torch.cat([*map(torch.arange, sizes), torch.zeros(24 - sum(sizes)).long()]) for sizes in SIZES]
+    return tokens, torch.stack(rows)
+
+
+def sharp(shape: Shape) -> GPT:
+    """Weights so large that each token matters to those after it."""
+    module = model(shape)
+    for parameter in module.parameters():
+        parameter.data *= 5 if parameter.dim() > 1 else 1
+    return module
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [SHAPE, WIDE], ids=["as many keys", "grouped"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_sequences_of_a_packed_row_are_as_if_each_were_alone(shape: Shape, dtype: torch.dtype, bound: float) -> None:
+    module, (tokens, positions) = sharp(shape), packed()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        together, mixed = module(tokens, positions=positions), module(tokens)
+        for row, sizes in enumerate(SIZES):
+            start = 0
+            for size in sizes:
+                here = slice(start, start + size)
+                alone = module(tokens[row : row + 1, here])[0]
+                assert (together[row, here] - alone).norm() <= bound * alone.norm()
+                assert start == 0 or (mixed[row, here] - alone).norm() > 10 * bound * alone.norm()
+                start += size
+
+
+@pytest.mark.parametrize("shape", [SHAPE, WIDE], ids=["as many keys", "grouped"])
+def test_gradients_of_packed_rows_are_the_sums_of_those_of_sequences_alone(shape: Shape) -> None:
+    module, (tokens, positions) = sharp(shape), packed()
+    targets = torch.full_like(tokens, -100)
+    losses = []
+    for row, sizes in enumerate(SIZES):
+        start = 0
+        for size in sizes:
+            targets[row, start : start + size - 1] = tokens[row, start + 1 : start + size]
+            one = tokens[row : row + 1, start : start + size]
+            losses.append(module(one[:, :-1], one[:, 1:]) if size > 1 else torch.zeros(()))
+            start += size
+    parameters = list(module.parameters())
+    wanted = torch.autograd.grad(torch.stack(losses).sum(), parameters)
+    for found, one in zip(torch.autograd.grad(module(tokens, targets, positions), parameters), wanted, strict=True):
+        assert (found - one).norm() <= 1e-5 * one.norm()
+
+
+def test_checkpointing_keeps_the_bits_of_packed_rows() -> None:
+    (tokens, positions), found = packed(), []
+    for checkpointing in (False, True):
+        module = model(WIDE, checkpointing=checkpointing)
+        module(tokens, tokens.roll(-1, 1), positions).backward()
+        found.append([parameter.grad for parameter in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [SHAPE, WIDE], ids=["as many keys", "grouped"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_tokens_shown_in_steps_give_what_the_whole_gives(shape: Shape, dtype: torch.dtype, bound: float) -> None:
+    module, (tokens, _) = sharp(shape), packed()
+    past = gpt.Past()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        whole = module.model(tokens)
+        steps = torch.cat([module.model(part, past=past) for part in tokens.split([5, 1, 3, 1, 14], 1)], 1)
+    assert past.length == 24
+    assert (steps - whole).norm() <= bound * whole.norm()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("walled", [False, True])
+def test_plain_attention_over_fewer_keys_is_attention(groups: int, walled: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, n, 12, 16, generator=generator).bfloat16() for n in (4, groups, groups))
+    allowed = (torch.rand(2, 1, 12, 12, generator=generator) < 0.5).tril() | torch.eye(12, dtype=torch.bool)
+    wall = torch.zeros(allowed.shape).masked_fill(~allowed, float("-inf")) if walled else None
+    exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), wall, is_causal=not walled, enable_gqa=True)
+    found = gpt.attend(q, k, v, None if wall is None else wall.bfloat16())
+    torch.testing.assert_close(found.float(), exact, rtol=0.02, atol=0.02)
+
+
+def test_padding_gets_no_gradient_as_an_input() -> None:
+    module = model(Shape(**{**vars(SHAPE), "tied": False, "padding": 3}))
+    tokens = torch.tensor([[1, 3, 2, 3]])
+    module(tokens, tokens).backward()
+    trained = module.model.embed_tokens.weight.grad.norm(dim=1).nonzero().flatten()
+    assert trained.tolist() == [1, 2]

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor, nn
 
 from samestep.errors import RecipeError
@@ -46,7 +48,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def gradients(module: nn.Module) -> list[Tensor]:
     torch.manual_seed(1)
-    return list(torch.autograd.grad(huggingface.loss(module, *batch()), list(module.parameters())))
+    return list(torch.autograd.grad(huggingface.whole_loss(module, *batch(), None), list(module.parameters())))
 
 
 def test_new_weights_follow_from_the_seed(config_file: Path) -> None:
@@ -90,17 +92,20 @@ def test_parameters_that_are_views_of_one_buffer_are_saved(config_file: Path) ->
 
 def test_the_configs_dropout_stays(config_file: Path) -> None:
     for module in (new(config_file), huggingface.pretrained(saved(config_file))):
-        assert not torch.equal(huggingface.loss(module, *batch()), huggingface.loss(module, *batch()))
+        assert not torch.equal(
+            huggingface.whole_loss(module, *batch(), None), huggingface.whole_loss(module, *batch(), None)
+        )
 
 
 def test_the_loss_pairs_each_position_with_its_own_target(config_file: Path) -> None:
     module, (tokens, targets) = new(config_file).eval(), batch()
     targets[0, 3:] = -100
-    loss = huggingface.loss(module, tokens, targets)
-    scores = huggingface.logits(module, tokens).log_softmax(-1)
-    expected = -sum(scores[row, t, targets[row, t]] for row in range(2) for t in range(16) if targets[row, t] >= 0)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, expected)
+    losses = huggingface.token_losses(module, tokens, targets, None).view(2, 16)
+    scores = module(input_ids=tokens).logits.log_softmax(-1)
+    expected = -scores.gather(2, targets.clamp(min=0).unsqueeze(2)).squeeze(2) * (targets >= 0)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(huggingface.whole_loss(module, tokens, targets, None), expected.sum())
 
 
 def test_checkpointing_changes_no_bit_of_any_gradient_with_dropout_on(config_file: Path) -> None:
@@ -160,10 +165,124 @@ def test_code_in_a_folder_is_never_run(config_file: Path) -> None:
             load(folder)
 
 
-def test_data_that_does_not_fit_is_refused_with_both_numbers(config_file: Path) -> None:
-    module = new(config_file)
-    huggingface.check_fits(module, 50, 16, config_file)
-    with pytest.raises(RecipeError, match=r"has 51 tokens but vocab_size in .*config.json is 50"):
-        huggingface.check_fits(module, 51, 16, config_file)
-    with pytest.raises(RecipeError, match=r"data.context is 17 but max_position_embeddings in .* is 16"):
-        huggingface.check_fits(module, 50, 17, config_file)
+def wide(architecture: str, **settings: object) -> Any:
+    """A tiny causal language model whose weights are so large that each token matters to those after it."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture], **settings)
+    module = transformers.AutoModelForCausalLM.from_config(config).train()
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+COMMON: dict[str, object] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+GROUPED = {**COMMON, "num_key_value_heads": 2}
+SLIDING = {**GROUPED, "sliding_window": 4}
+PLAIN_GPT2 = {**GPT2, "vocab_size": 64, "n_positions": 32, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
+SIZES: dict[str, dict[str, object]] = {
+    "llama": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": {**GROUPED, "head_dim": 16},
+    "mistral": SLIDING,
+    "gemma2": {**SLIDING, "head_dim": 16},
+    "gemma3_text": {**SLIDING, "head_dim": 16},
+    "gpt2": {key: value for key, value in PLAIN_GPT2.items() if key not in ("model_type", "architectures")},
+    "phi": COMMON,
+    "olmo2": GROUPED,
+    "opt": {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0},
+    "bloom": {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0},
+    "mpt": {"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 32},
+    "rwkv": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": 0, "eos_token_id": 0},
+}
+MIXING = ["opt", "bloom", "mpt", "rwkv"]
+
+
+def apart(module: Any) -> float:
+    """How far the hidden states of sequences in packed rows are from those of each alone, as a share of their norm."""
+    lengths = ((7, 9, 1, 4), (3, 8, 8))
+    positions = torch.stack(
+        [torch.cat([*map(torch.arange, row), torch.zeros(24 - sum(row)).long()]) for row in lengths]
+    )
+    tokens = torch.randint(64, (2, 24), generator=torch.Generator().manual_seed(0))
+    packed = huggingface.hidden(module, tokens, positions)
+    found = []
+    for row, sizes in enumerate(lengths):
+        parts = [*sizes, 24 - sum(sizes)]
+        for here, one in list(zip(packed[row].split(parts), tokens[row].split(parts), strict=True))[:-1]:
+            alone = huggingface.hidden(module, one.unsqueeze(0), None)[0]
+            found.append(float((here - alone).norm() / alone.norm()))
+    return max(found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", [name for name in SIZES if name not in MIXING])
+def test_sequences_of_a_packed_row_are_as_if_each_were_alone(architecture: str) -> None:
+    module = wide(architecture)
+    assert apart(module) < 1e-5
+    assert huggingface.keeps_apart(module)
+    assert module.training, "the mode is left as it was"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", MIXING)
+def test_architectures_that_mix_the_sequences_of_a_row_are_found_out(architecture: str) -> None:
+    assert apart(wide(architecture)) > 0.1
+    assert not huggingface.keeps_apart(wide(architecture))
+    config = transformers.AutoConfig.for_model(architecture, **SIZES[architecture])
+    assert not huggingface.keeps_apart(transformers.AutoModelForCausalLM.from_config(config)), "small new weights"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings", "plain"),
+    [
+        ("qwen2", {}, True),
+        ("gemma2", {}, False),  # logits are capped
+        ("gemma2", {"final_logit_softcapping": None}, True),
+        ("phi", {}, False),  # the head has a bias, not 0 here
+    ],
+)
+def test_a_head_that_is_more_than_a_product_is_found_out(
+    architecture: str, settings: dict[str, object], plain: bool
+) -> None:
+    module = wide(architecture, **settings)
+    if architecture == "phi":
+        torch.nn.init.ones_(module.lm_head.bias)
+    assert huggingface.plain_head(module) is plain
+    assert module.training, "the mode is left as it was"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "gemma2"])
+def test_a_decoder_in_steps_gives_the_logits_of_the_whole(architecture: str) -> None:
+    module = wide(architecture).eval()
+    tokens = torch.randint(64, (1, 12), generator=torch.Generator().manual_seed(0))
+    decode = huggingface.decoder(module)
+    steps = torch.cat([decode(part) for part in tokens.split([5, 1, 3, 1, 2], 1)], 1)
+    torch.testing.assert_close(steps, module(input_ids=tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_scores_gets_one_new_output_and_keeps_a_stored_one(config_file: Path) -> None:
+    folder = saved(config_file)
+    torch.manual_seed(4)
+    module = huggingface.pretrained(folder, scores=True)
+    assert isinstance(module, transformers.GPT2ForSequenceClassification)
+    assert huggingface.score_of(module, folder).weight.shape == (1, 32)
+    huggingface.save(module, folder / "scored")
+    again = huggingface.pretrained(folder / "scored", scores=True)
+    assert torch.equal(huggingface.score_of(again, folder).weight, module.score.weight)
+
+
+def test_a_score_of_another_name_is_refused(config_file: Path) -> None:
+    with pytest.raises(RecipeError, match=r"GPT2LMHeadModel of .* has no linear layer `score`; choose another"):
+        huggingface.score_of(new(config_file), config_file)

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,20 @@ def test_bfloat16_is_for_products_only(make: Build, batch: MicroBatch) -> None:
 
 
 def test_checkpointing_is_passed_on_and_changes_no_bit(make: Build, tmp_path: Path, batch: MicroBatch) -> None:
-    make(SMALL).save(tmp_path / "built")
-    for model in (SMALL, {"path": "built", "dtype": "float32"}):
+    for name in ("built", "left"):
+        make(SMALL).save(tmp_path / name)
+    left_to_transformers(tmp_path / "left")
+    for model in (SMALL, *({"path": name, "dtype": "float32"} for name in ("built", "left"))):
         kept, again = (make(model, compute={"checkpointing": wish}) for wish in ("none", "full"))
         assert [layers_run_in_a_step(task, batch) for task in (kept, again)] == [1, 2]
         pairs = zip(gradients(kept, batch), gradients(again, batch), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def left_to_transformers(folder: Path) -> None:
+    """The same model under a config.json by which it is no plain Llama: another name of silu."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "swish"}))
 
 
 def layers_run_in_a_step(task: Task, batch: MicroBatch) -> int:
@@ -83,10 +92,14 @@ def layers_run_in_a_step(task: Task, batch: MicroBatch) -> int:
     return len(calls)
 
 
-def test_a_saved_task_goes_on_through_transformers(make: Build, tmp_path: Path, batch: MicroBatch) -> None:
+@pytest.mark.parametrize("kind", ["GPT", "LlamaForCausalLM"])
+def test_a_saved_task_goes_on_from_its_folder(kind: str, make: Build, tmp_path: Path, batch: MicroBatch) -> None:
     task = make(SMALL)
     task.save(tmp_path / "deep" / "built")
+    if kind != "GPT":
+        left_to_transformers(tmp_path / "deep" / "built")
     other = make({"path": "deep/built", "dtype": "float32"})
+    assert type(other.module).__name__ == kind
     torch.testing.assert_close(other.loss(batch), task.loss(batch), rtol=1e-6, atol=0)
     (tmp_path / "deep" / "built" / "chat_template.jinja").write_text("{{ messages }}")
     other.save(tmp_path / "again")
@@ -99,7 +112,9 @@ def test_both_kinds_of_model_write_the_same_text(make: Build, tmp_path: Path) ->
     for parameter in task.module.parameters():
         parameter.data *= 8  # new weights find all tokens equally likely, whatever is done to them
     task.save(tmp_path / "built")
+    left_to_transformers(tmp_path / "built")
     other = make({"path": "built", "dtype": "float32"})
+    assert type(other.module).__name__ == "LlamaForCausalLM"
     texts = [t.generate([5, 6], 20, 1.0, torch.Generator().manual_seed(0)) for t in (task, task, other)]
     assert texts[0] == texts[1] == texts[2]
     assert len(texts[0]) > 16, "longer than the context"
@@ -129,8 +144,35 @@ def test_a_tokenizer_named_by_the_recipe_brings_its_companions(
 
 def test_a_context_longer_than_the_models_is_refused(make: Build, tmp_path: Path) -> None:
     make(SMALL).save(tmp_path / "built")
-    with pytest.raises(RecipeError, match=r"data.context is 17 but max_position_embeddings in .*built is 16"):
+    with pytest.raises(
+        RecipeError, match=r"data.context is 17 but max_position_embeddings in .*built/config.json is 16"
+    ):
         make({"path": "built"}, data={"context": 17})
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(make: Build, tmp_path: Path, vocabulary: int) -> None:
+    (tmp_path / "small.json").write_text(json.dumps({"model_type": "gpt2", "vocab_size": vocabulary - 1}))
+    with pytest.raises(
+        RecipeError, match=f"has {vocabulary} tokens but vocab_size in .*small.json is {vocabulary - 1}"
+    ):
+        make({"config": "small.json"})
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_of_adapters_only_they_are_saved_with_the_tokenizer(
+    lora: dict[str, Any] | None, make: Build, tmp_path: Path
+) -> None:
+    make(SMALL).save(tmp_path / "built")
+    task = make({"path": "built", "lora": lora})
+    task.save(tmp_path / "again")
+    weights = (
+        {"adapter_config.json", "adapter_model.safetensors"}
+        if lora
+        else {"config.json", "generation_config.json", "model.safetensors"}
+    )
+    found = {file.name for file in (tmp_path / "again").iterdir()}
+    assert found == weights | {"tokenizer.json", "tokenizer_config.json"}
+    assert task.origin == tmp_path / "built"
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.InstanceNorm1d(4, track_running_stats=True)])

@@ -11,7 +11,7 @@ from samestep.replica.place import connect
 
 def test_a_job_survives_the_line_to_the_replica():
     recipe = Recipe(steps=3, lanes=2, model={"dropout": 0.1}, run={"replicas": 2})
-    job = Job("train", recipe, Path("/base"), Path("/corpus"), Path("runs/x"), 3, 2, tensors=True)
+    job = Job("train", recipe, Path("/base"), [Path("/a"), Path("/b")], Path("runs/x"), 3, 2, tensors=True)
     assert parse(json.loads(json.dumps(job.dump()))) == job
 
 

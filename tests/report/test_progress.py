@@ -1,8 +1,9 @@
 import io
 
+import pytest
 from rich.console import Console
 
-from samestep.report.progress import Lines, LivePanel, Speed, progress
+from samestep.report.progress import Lines, LivePanel, Speed, progress, reading
 
 
 def step(number, loss=2.0, tokens=1000, seconds=0.5):
@@ -46,3 +47,32 @@ def test_the_panel_shows_what_a_person_waits_for():
     shown = out.getvalue()
     for word in ("quickstart", "4/10", "3.1416", "2,000", "3.0 s", "replicas"):
         assert word in shown
+
+
+def test_reading_shows_each_source_and_its_bytes_on_a_terminal():
+    out = io.StringIO()
+    with reading(Console(file=out, force_terminal=True, width=100)) as done:
+        done("chats.jsonl", 1_500_000)
+        done("docs", 2_000_000)
+        done("chats.jsonl", 3_000_000)
+    shown = out.getvalue()
+    for word in ("tokenizing chats.jsonl", "tokenizing docs", "3.0", "2.0", "MB"):
+        assert word in shown
+
+
+def test_reading_is_quiet_where_no_terminal_is():
+    out = io.StringIO()
+    with reading(Console(file=out, force_terminal=False)) as done:
+        done("chats.jsonl", 1_500_000)
+    assert out.getvalue() == ""
+
+
+def test_reading_leaves_the_terminal_in_order_after_an_error():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=100)
+    with pytest.raises(OSError, match="gone"), reading(console) as done:
+        done("docs", 1)
+        raise OSError("gone")
+    with reading(console):  # rich refuses a second live display while one is left
+        pass
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().find("\x1b[?25l")  # the cursor is shown again
