@@ -48,3 +48,12 @@ def samestep(tmp_path, cache):
 @pytest.fixture
 def tiny():
     return TINY
+
+
+@pytest.fixture(scope="session")
+def real():
+    """The folder of recipes of the real model, with the model and the data that they name: fetched where they lack."""
+    for name, there in (("smollm2", "models/smollm2"), ("chats", "data/chats.jsonl"), ("pairs", "data/pairs.jsonl")):
+        if not (ROOT / there).exists():
+            subprocess.run([sys.executable, "-m", "samestep.cli", "fetch", name, "--to", ROOT / there], check=True)
+    return ROOT / "recipes"
