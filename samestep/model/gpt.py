@@ -201,7 +201,7 @@ class MLP(nn.Module):
         self.down_proj = Linear(shape.inner, shape.width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(gated(self.gate_proj(hidden), self.up_proj(hidden)))
+        out: Tensor = gated(self.gate_proj(hidden), self.up_proj(hidden), self.down_proj)
         return out
 
 

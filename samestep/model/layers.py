@@ -26,7 +26,11 @@ class Norm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon).to(product_dtype(hidden))
+        return again(_norm, self.epsilon, product_dtype(hidden), hidden, self.weight)
+
+
+def _norm(epsilon: float, dtype: torch.dtype, hidden: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(hidden, weight.shape, weight, epsilon).to(dtype)
 
 
 def again(function: Callable[..., Tensor], *given: Any) -> Tensor:
@@ -74,38 +78,50 @@ class _CastProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(hidden if ctx.needs_input_grad[1] else None, weight)
-        ctx.dtype = hidden.dtype
         return F.linear(hidden, weight.to(hidden.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None]:
         hidden, weight = ctx.saved_tensors
-        gradient = gradients[0].flatten(0, -2)
-        for_hidden = for_weight = None
-        if ctx.needs_input_grad[0]:
-            for_hidden = (gradient @ weight.to(ctx.dtype)).view(*gradients[0].shape[:-1], -1)
-        if hidden is not None:
-            for_weight = (gradient.T @ hidden.flatten(0, -2)).to(weight.dtype)
-        return for_hidden, for_weight
+        return _product_gradients(gradients[0], hidden, weight, ctx.needs_input_grad[1])
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, of which only `gate` and `up` are kept."""
-    out: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+def _product_gradients(
+    gradient: Tensor, hidden: Tensor | None, weight: Tensor, trained: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Of hidden @ weight.T, for the gradient of it: those of `hidden` and, where it is trained, of `weight`."""
+    rows = gradient.flatten(0, -2)
+    for_hidden = (rows @ weight.to(gradient.dtype)).view(*gradient.shape[:-1], -1)
+    for_weight = (rows.T @ hidden.flatten(0, -2)).to(weight.dtype) if trained and hidden is not None else None
+    return for_hidden, for_weight
+
+
+def gated(gate: Tensor, up: Tensor, down: nn.Module) -> Tensor:
+    """down(silu(gate) * up), of which only `gate` and `up` are kept where `down` is a Linear without adapters."""
+    if type(down) is Linear and torch.is_grad_enabled():
+        out: Tensor = _Gated.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]
+    else:
+        out = down(again(_gate, gate, up))
     return out
+
+
+def _gate(gate: Tensor, up: Tensor) -> Tensor:
+    return F.silu(gate) * up
 
 
 class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate) * up
+    def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up, weight)
+        return F.linear(_gate(gate, up), weight.to(gate.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        gate, up = ctx.saved_tensors
-        for_gate = torch.ops.aten.silu_backward(gradients[0] * up, gate)
-        return for_gate, gradients[0] * F.silu(gate)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        gate, up, weight = ctx.saved_tensors
+        opened = F.silu(gate)
+        for_product, for_weight = _product_gradients(gradients[0], opened * up, weight, ctx.needs_input_grad[2])
+        for_gate = torch.ops.aten.silu_backward(for_product * up, gate)
+        return for_gate, for_product * opened, for_weight
 
 
 def rotate(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
