@@ -35,8 +35,15 @@ def _norm(epsilon: float, dtype: torch.dtype, hidden: Tensor, weight: Tensor) ->
 
 def again(function: Callable[..., Tensor], *given: Any) -> Tensor:
     """function(*given), of which nothing but what was given is kept: backward computes it again."""
+    if _as_written():
+        return function(*given)
     out: Tensor = _Again.apply(function, *given)  # type: ignore[no-untyped-call]
     return out
+
+
+def _as_written() -> bool:
+    """Whether torch's own functions will do: no backward follows, or the compiler chooses what is kept for it."""
+    return torch.compiler.is_compiling() or not torch.is_grad_enabled()
 
 
 class _Again(torch.autograd.Function):
@@ -68,7 +75,7 @@ class Linear(nn.Linear):
 
     def forward(self, hidden: Tensor) -> Tensor:
         dtype = product_dtype(hidden)
-        if dtype == self.weight.dtype or not torch.is_grad_enabled():
+        if dtype == self.weight.dtype or _as_written():
             return F.linear(hidden, self.weight)
         out: Tensor = _CastProduct.apply(hidden.to(dtype), self.weight)  # type: ignore[no-untyped-call]
         return out
@@ -98,7 +105,7 @@ def _product_gradients(
 
 def gated(gate: Tensor, up: Tensor, down: nn.Module) -> Tensor:
     """down(silu(gate) * up), of which only `gate` and `up` are kept where `down` is a Linear without adapters."""
-    if type(down) is Linear and torch.is_grad_enabled():
+    if type(down) is Linear and not _as_written():
         out: Tensor = _Gated.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]
     else:
         out = down(again(_gate, gate, up))

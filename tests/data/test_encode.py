@@ -1,7 +1,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,8 +13,6 @@ from samestep.data.source import Invalid
 from samestep.data.template import load
 from samestep.errors import DataError
 
-SMOLLM2 = Path("/tmp/smollm2")
-REAL_CHATS = sorted(Path("/tmp/raw").rglob("train_all_pruned_SDG.jsonl"))
 END = "<|im_end|>"
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -270,13 +267,13 @@ def test_the_ids_are_those_of_transformers(make):
         assert any(found[0].trained) and not all(found[0].trained)
 
 
-@pytest.mark.skipif(not SMOLLM2.is_dir(), reason=f"no {SMOLLM2}: samestep fetch smollm2 --to {SMOLLM2}")
-@pytest.mark.skipif(not REAL_CHATS, reason="no real chats in /tmp/raw: samestep fetch chats")
-def test_real_chats_are_encoded_as_transformers_does():
+@pytest.mark.slow
+def test_real_chats_are_encoded_as_transformers_does(real):
     transformers = pytest.importorskip("transformers")
-    theirs = transformers.AutoTokenizer.from_pretrained(SMOLLM2)
-    ours = Encoder((SMOLLM2 / "tokenizer.json").read_text("utf-8"), *_with_eos(load(SMOLLM2)), "answers")
-    lines = REAL_CHATS[0].read_text("utf-8").split("\n")[:-1:200]
+    folder = real.parent / "models" / "smollm2"
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    ours = Encoder((folder / "tokenizer.json").read_text("utf-8"), *_with_eos(load(folder)), "answers")
+    lines = (real.parent / "data" / "chats.jsonl").read_text("utf-8").split("\n")[:-1:200]
     for line in lines:
         written = [{key: turn[key] for key in ("role", "content")} for turn in json.loads(line)["messages"]]
         ((found,),) = ours.encode([chat(*(Turn(**turn) for turn in written))])

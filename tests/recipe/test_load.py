@@ -110,7 +110,8 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(file: 
         ("batch: 4", "1:8: batch is 4, but must be a section; give it keys or remove it"),
         ("data: {packing: yes}", "1:17: data.packing is 'yes', but must be true or false; the default is true"),
         ("data: {source: 12}",
-         "1:16: data.source is 12, but must be a path, or a section of paths with weights; the default is 'python-stdlib'"),
+         "1:16: data.source is 12, but must be a path, or a section of paths with weights; the default is "
+         "'python-stdlib'"),
         ("optimizer: {clip: 0}", "1:19: optimizer.clip is 0, but must be above 0.0; the default is 1.0"),
         ("optimizer: {beta1: 1}", "1:20: optimizer.beta1 is 1, but must be below 1.0; the default is 0.9"),
         ("optimizer: {final: 2}", "1:20: optimizer.final is 2, but must be at most 1.0; the default is 0.1"),

@@ -7,7 +7,6 @@ SHORT = [
     "batch.micro_batch=1",
     "data.context=192",
     "data.too_long=truncate",
-    "data.held_out=0.01",
     "evaluate.every=0",
     "evaluate.prompts=[]",
     "sample.prompt=null",
@@ -15,8 +14,12 @@ SHORT = [
 ]
 
 
+HELD_OUT = {"sft": 0.0004, "lora": 0.0004, "dpo": 0.02, "reward": 0.02}  # some ten chats, some six pairs
+
+
 def digest(samestep, recipe, replicas, run):
-    result = samestep("train", recipe, "--replicas", replicas, "--run", run, "--json", *SHORT, timeout=600)
+    held_out = f"data.held_out={HELD_OUT[recipe.stem]}"
+    result = samestep("train", recipe, "--replicas", replicas, "--run", run, "--json", held_out, *SHORT, timeout=600)
     assert result.code == 0, result.err
     return result.json["digest"], result.json["final_loss"], result.json["held_out_loss"]
 
