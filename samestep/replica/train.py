@@ -37,6 +37,7 @@ def train(job: Job, wire: Collective, control: Control) -> None:
     control.send(started(step))
     reference.attach(job, task, wire, {"train": feed.reader, "held_out": held_out.reader})
     watch = Watch(job, task, held_out, wire, control)
+    watch.begin()
 
     for n in range(job.stop):
         began = time.perf_counter()

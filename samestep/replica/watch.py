@@ -24,6 +24,11 @@ class Watch:
         self._best: float | None = None
         self._waited = 0  # evaluations since the best
 
+    def begin(self) -> None:
+        """The model before the first step, for comparison: it is never the best one. Nothing under `every: 0`."""
+        if self._job.recipe.evaluate.every and len(self._rows):
+            self._tell(0, self._evaluated(0), better=False)
+
     def after(self, step: int) -> bool:
         """To be called after each step, counted from 1: evaluates where it is due. Whether the run should end."""
         wish = self._job.recipe.evaluate
@@ -41,16 +46,21 @@ class Watch:
             self._look(step)
 
     def _look(self, step: int) -> None:
-        self._control.phase(step, Phase.EVALUATE)
-        found = evaluate(self._task, self._rows, self._wire, step)
-        self._last = step
+        found, self._last = self._evaluated(step), step
         better = found.loss < (math.inf if self._best is None else self._best)  # no loss that is not a number
         self._best, self._waited = (found.loss, 0) if better else (self._best, self._waited + 1)
+        self._tell(step, found, better)
+        if better and self._job.recipe.evaluate.best and self._wire.rank == 0:
+            self._keep(step, found)
+
+    def _evaluated(self, step: int) -> HeldOut:
+        self._control.phase(step, Phase.EVALUATE)
+        return evaluate(self._task, self._rows, self._wire, step)
+
+    def _tell(self, step: int, found: HeldOut, better: bool) -> None:
         if self._wire.rank == 0:
             self._control.send(self._event(step, found, better))
             self._answer(step)
-            if better and self._job.recipe.evaluate.best:
-                self._keep(step, found)
 
     def _event(self, step: int, found: HeldOut, better: bool) -> Event:
         corpora = corpora_of(self._job)

@@ -168,3 +168,22 @@ def test_prompts_are_answered_at_each_evaluation_and_the_sample_at_the_end(job, 
         (5, "w10 w11", "w10 w11 w9"),
         (None, "w20", "w20 w9"),
     ]
+
+
+@REPLICAS
+@pytest.mark.parametrize("every", [0, 2])
+def test_the_model_before_the_first_step_is_told_and_never_the_best(job, told, replicas, every):
+    job = job(every=every, best=bool(every))
+
+    def replica(wire):
+        model, control = Scripted([1, 9, 7, 8]), told()
+        watch = Watch(job, model.task(), fixed_of(job, "held_out"), wire, control)
+        model.step = 1
+        watch.begin()
+        for model.step in range(2, 5):
+            watch.after(model.step)
+        return control
+
+    control = loopback.run(replicas, replica)[0]
+    assert losses(control) == ([(0, 1, False), (2, 9, True), (4, 8, True)] if every else [])
+    assert [event["step"] for event in control.of("best")] == ([2, 4] if every else [])
