@@ -53,9 +53,9 @@ class Encoder:
 
         Raises DataError for a tokenizer or template that cannot be used.
         """
-        self._tokenizer = _parsed(tokenizer, origin)
+        self._tokenizer = _bare(parsed(tokenizer, f"tokenizer.json of {origin} is no tokenizer"))
         self._words = Words(self._tokenizer)
-        self._eos_token, self._eos = eos, _id(self._tokenizer, eos, origin)
+        self._eos_token, self._eos = eos, id_of(self._tokenizer, eos, origin, "a text")
         self._template = Template(template, special) if template is not None else None
         self._answers_only = train_on == "answers"
         self._origin = origin
@@ -124,24 +124,27 @@ def marked(offsets: list[Span], spans: list[Span]) -> list[bool]:
     return [any(start < until and begin < end for begin, until in spans) for start, end in offsets]
 
 
-def _parsed(text: str, origin: str) -> "Tokenizer":
+def parsed(text: str, refusal: str) -> "Tokenizer":
+    """The tokenizer of a tokenizer.json's text. Raises DataError that begins with `refusal` where it is none."""
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(text)
+        return Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises nothing narrower
-        raise DataError(
-            f"tokenizer.json of {origin} is no tokenizer ({error}); save it anew with the tokenizers library"
-        ) from error
+        raise DataError(f"{refusal} ({error}); save it anew with the tokenizers library") from error
+
+
+def id_of(tokenizer: "Tokenizer", token: str, origin: str, ends: str) -> int:
+    """The id of the token that `ends` a text or a document. Raises DataError where there is no such token."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        special = ", ".join(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special) or "none"
+        raise DataError(f"{origin}: no token {token} to end {ends} with; its special tokens are: {special}")
+    return int(found)
+
+
+def _bare(tokenizer: "Tokenizer") -> "Tokenizer":
     tokenizer.no_truncation()  # both are often left in the file and would cut or pad samples
     tokenizer.no_padding()
     tokenizer.post_processor = None  # it adds no token here, but would take spaces out of the offsets
     return tokenizer
-
-
-def _id(tokenizer: "Tokenizer", token: str, origin: str) -> int:
-    found = tokenizer.token_to_id(token)
-    if found is None:
-        special = ", ".join(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special) or "none"
-        raise DataError(f"{origin}: no token {token} to end a text with; its special tokens are: {special}")
-    return int(found)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from samestep.data.corpus import Tokens
 from samestep.data.order import (
     MISSING,
     Integers,
@@ -21,7 +22,6 @@ from samestep.data.order import (
     steps_per_epoch,
 )
 from samestep.data.pack import Rows, masked
-from samestep.data.tokenize import Tokens
 
 IGNORED = -100  # a target that no loss counts; the default of torch's cross_entropy
 

@@ -28,7 +28,7 @@ Found = tuple[Row, Sample | Invalid]
 
 def read_rows(chunk: Chunk, data: Data) -> Iterator[Found]:
     """The rows of a chunk in their order, each with its sample or why it is none."""
-    for row in rows(chunk, data):
+    for row in rows(chunk):
         yield row, row.fields if isinstance(row.fields, Invalid) else read(row.fields, data, row.where)
 
 

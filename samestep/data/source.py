@@ -89,7 +89,7 @@ def chunks(source: str, data: Data, base: Path) -> Iterator[Chunk]:
         )
 
 
-def rows(chunk: Chunk, _data: Data) -> Iterator[Row]:
+def rows(chunk: Chunk) -> Iterator[Row]:
     """The rows of a chunk. One that cannot be parsed comes as Invalid; nothing is raised for it."""
     return PARSE[chunk.kind](chunk)
 

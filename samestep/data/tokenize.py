@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from samestep.data.cache import key, published
-from samestep.data.corpus import Block, Corpus, Ids, Part, Tokens, load, write_meta
+from samestep.data.corpus import Block, Corpus, Ids, Part, load, write_meta
 from samestep.data.encode import Encoder, Sequence
 from samestep.data.formats import Sample
 from samestep.data.pool import ordered
@@ -34,8 +34,6 @@ from samestep.data.source import Chunk, Invalid, Row, chunks, fingerprint, posit
 from samestep.data.vocabulary import Vocabulary, parse
 from samestep.errors import DataError
 from samestep.recipe.schema import Data
-
-__all__ = ["Corpus", "Tokens", "load", "prepare"]
 
 FORMAT = 2  # raise it when other files or other tokens are written: old caches are then left alone
 SENTENCES = 1_000  # of samples that are left out; the others are only counted

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from samestep.data.cache import key, published
+from samestep.data.encode import id_of, parsed
 from samestep.data.samples import first_sample, plain, read_samples, refusal, same_format
 from samestep.data.source import Invalid, chunks, fingerprint, is_held_out, position
 from samestep.data.template import load
@@ -50,21 +51,9 @@ def given(path: Path, eos: str | None = None) -> Vocabulary:
 
 def parse(vocabulary: Vocabulary) -> tuple[int, int]:
     """One more than the largest token id, and the id of eos. Raises DataError for what is no tokenizer or lacks eos."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(vocabulary.text)
-    except Exception as error:  # tokenizers raises nothing narrower
-        raise DataError(
-            f"{vocabulary.origin} is no tokenizer.json ({error}); save it anew with the tokenizers library"
-        ) from error
-    eos = tokenizer.token_to_id(vocabulary.eos)
-    if eos is None:
-        special = ", ".join(t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special) or "none"
-        raise DataError(
-            f"{vocabulary.origin}: no token {vocabulary.eos} to end a document with; its special tokens are: {special}"
-        )
-    return max(tokenizer.get_vocab().values()) + 1, int(eos)
+    tokenizer = parsed(vocabulary.text, f"{vocabulary.origin} is no tokenizer.json")
+    eos = id_of(tokenizer, vocabulary.eos, vocabulary.origin, "a document")
+    return max(tokenizer.get_vocab().values()) + 1, eos
 
 
 def trained(

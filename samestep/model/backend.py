@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,11 @@ def _adapted(found: Backend, recipe: Recipe, folder: Path | None, head: nn.Modul
     score = None if found.score is None else next(n for n, m in found.module.named_modules() if m is found.score)
     adapted = lora.adapt(found.module, recipe.model.lora, head=head if score is None else found.score, score=score)
     task = "CAUSAL_LM" if score is None else "SEQ_CLS"
-    return Backend(
-        found.module,
-        found.hidden,
-        found.head,
-        found.decoder,
-        partial(lora.save, adapted, base=folder.resolve(), task=task),
-        None if score is None else found.module.get_submodule(score),
-        adapted.disable_adapter,
+    return replace(
+        found,
+        save=partial(lora.save, adapted, base=folder.resolve(), task=task),
+        score=None if score is None else found.module.get_submodule(score),
+        without_adapters=adapted.disable_adapter,
     )
 
 

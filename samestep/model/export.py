@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from samestep.errors import RecipeError
-from samestep.model.huggingface import _quiet_transformers
+from samestep.model.huggingface import quiet_transformers
 from samestep.model.lora import quiet
 
 ADAPTER = "adapter_config.json"
@@ -49,7 +49,7 @@ def load(folder: Path, *, reward: bool, base: Path | None = None) -> Any:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    return _quiet_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return quiet_transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def merge(module: Any) -> Any:
@@ -100,7 +100,7 @@ def relative_difference(live: Tensor, written: Tensor) -> float:
 
 
 def _plain(folder: Path, reward: bool) -> Any:
-    transformers = _quiet_transformers()
+    transformers = quiet_transformers()
     asked = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
     if reward:
         return transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, **asked)

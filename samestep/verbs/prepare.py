@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from samestep.data import pack
+from samestep.data.corpus import Corpus
 from samestep.data.order import check_rows, rows_of_epoch, steps_for
 from samestep.data.rows import refuse_long, rows_of
-from samestep.data.tokenize import Corpus
 from samestep.data.tokenize import prepare as prepare_source
 from samestep.data.vocabulary import Vocabulary, given, parse, trained
 from samestep.errors import DataError

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samestep.data.corpus import Tokens
 from samestep.data.feed import IGNORED, Feed, Fixed, MicroBatch, Reader, Source, StepPlan
 from samestep.data.order import MISSING, Shape, permutation, rows_of_step
 from samestep.data.pack import apart, fit, stream
-from samestep.data.tokenize import Tokens
 from samestep.errors import DataError
 
 EOS = 0

@@ -39,7 +39,7 @@ def cut(base: Path, source: str, format: str = "auto") -> list[Chunk]:
 
 def read(base: Path, source: str, format: str = "auto") -> list[Row]:
     data = asked(source, format)
-    return [row for chunk in chunks(source, data, base) for row in rows(chunk, data)]
+    return [row for chunk in chunks(source, data, base) for row in rows(chunk)]
 
 
 def texts(base: Path, source: str, format: str = "auto") -> dict[str, Any]:
@@ -192,7 +192,7 @@ def test_whole_pairs_escaped_nul_and_spelt_escapes_are_ordinary_characters(tmp_p
 @settings(max_examples=300)
 def test_a_string_is_refused_exactly_where_it_is_not_utf8(text: str) -> None:
     line = json.dumps({"text": text}).encode()
-    (row,) = rows(Chunk("a", "a", 1, "jsonl", line, False), Data())
+    (row,) = rows(Chunk("a", "a", 1, "jsonl", line, False))
     try:
         json.loads(line)["text"].encode()
     except UnicodeEncodeError:

@@ -19,15 +19,6 @@ DATA = Data(source="corpus", held_out=0.2)
 def silent(_: str) -> None: ...
 
 
-@pytest.fixture
-def base(tmp_path: Path) -> Path:
-    """A recipe's folder with a corpus of 30 documents."""
-    (tmp_path / "corpus").mkdir()
-    for i in range(30):
-        (tmp_path / "corpus" / f"{i:02}.txt").write_text(f"Document {i} of the corpus, naïve ☃.\n" * (i + 1), "utf-8")
-    return tmp_path
-
-
 def learnt(base: Path, size: int = 300, data: Data = DATA, sources: tuple[str, ...] = ("corpus",)) -> str:
     return trained(sources, data, base, size, base / "cache", silent)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from samestep.data.corpus import Tokens
 from samestep.data.feed import IGNORED, Fixed, Source
 from samestep.data.pack import apart, fit, stream
-from samestep.data.tokenize import Tokens
 from samestep.evaluate.heldout import HeldOut, evaluate
 from samestep.model.task import Task
 from samestep.wire import loopback

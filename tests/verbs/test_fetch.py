@@ -1,6 +1,7 @@
 import io
 import json
 import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -126,7 +127,8 @@ def test_a_missing_package_is_named_before_anything_is_downloaded(tmp_path, monk
 
 
 def test_without_pip_the_way_to_it_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    failed = subprocess.CompletedProcess([], 1, "", f"{sys.executable}: No module named pip\n")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: failed)
     with pytest.raises(ClusterError, match=r"has no pip to download with; run `.* -m ensurepip`"):
         fetch("chats", tmp_path / "c.jsonl", said)
 
