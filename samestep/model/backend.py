@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from samestep.errors import RecipeError
 from samestep.model import gpt, huggingface, llama, lora
 from samestep.model.folder import check_config, check_positions, check_vocabulary
-from samestep.model.losses import cross_entropy, cross_entropy_sum
+from samestep.model.layers import product_dtype
+from samestep.model.losses import ROWS, cross_entropy, cross_entropy_sum
 from samestep.model.sample import Decoder
+from samestep.model.scratch import Scratch
 from samestep.recipe.schema import Recipe
 
 
@@ -27,22 +29,27 @@ class Backend:
     decoder: see sample.py. save: weights and configuration, without the tokenizer.
     score: hidden states [k, width] -> [k, 1], of a reward model.
     without_adapters: the model as it is without them, while the context is open.
+    scratch: memory for `loss`, of a `hidden` that takes it; see there for when gradients have to be copied.
     """
 
     module: nn.Module
-    hidden: Callable[[Tensor, Tensor | None], Tensor]
+    hidden: Callable[..., Tensor]
     head: Callable[[], Tensor] | None
     decoder: Callable[[], Decoder] | None
     save: Callable[[Path], None]
     score: nn.Module | None = None
     without_adapters: Callable[[], AbstractContextManager[Any]] | None = None
+    scratch: Scratch | None = None
 
     def loss(self, tokens: Tensor, targets: Tensor, positions: Tensor | None, skip_masked: bool) -> Tensor:
         """The summed cross-entropy, a float32 scalar."""
         if self.head is None:
             return huggingface.whole_loss(self.module, tokens, targets, positions)
-        hidden = self.hidden(tokens, positions).flatten(0, 1)
-        return cross_entropy_sum(hidden, self.head(), targets.flatten(), skip_masked=skip_masked)
+        weight, hidden, loss = self.head(), self.hidden, cross_entropy_sum
+        if self.scratch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self.scratch.room(weight, product_dtype(weight), min(tokens.numel(), ROWS))
+            hidden, loss = partial(hidden, scratch=self.scratch), partial(loss, scratch=self.scratch)
+        return loss(hidden(tokens, positions).flatten(0, 1), weight, targets.flatten(), skip_masked=skip_masked)
 
     def token_losses(self, tokens: Tensor, targets: Tensor, positions: Tensor | None) -> Tensor:
         """The cross-entropy of each position, float32 [batch, time], 0 where masked."""
@@ -86,7 +93,8 @@ def _new(recipe: Recipe, vocabulary: int, eos: int) -> Backend:
 
 
 def _of_gpt(module: gpt.GPT, save: Callable[[Path], None]) -> Backend:
-    return Backend(module, module.model, lambda: module.head, partial(_decoder, module), save)
+    scratch = Scratch(tied=module.shape.tied and module.head.requires_grad)
+    return Backend(module, module.model, lambda: module.head, partial(_decoder, module), save, scratch=scratch)
 
 
 def _llama(recipe: Recipe, folder: Path, shape: gpt.Shape) -> Backend:
@@ -144,6 +152,7 @@ def _adapted(found: Backend, recipe: Recipe, folder: Path | None, head: nn.Modul
         found,
         save=partial(lora.save, adapted, base=folder.resolve(), task=task),
         score=None if score is None else found.module.get_submodule(score),
+        scratch=Scratch(tied=False) if found.scratch else None,
         without_adapters=adapted.disable_adapter,
     )
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from samestep.model.folder import WEIGHTS, write_json
 from samestep.model.layers import Linear, Norm, attend, gated, product_dtype, rotate
 from samestep.model.losses import cross_entropy_sum
+from samestep.model.scratch import Scratch
 
 NORM_EPSILON = 1e-6
 ROTARY_BASE = 10_000.0
@@ -131,12 +132,22 @@ class Body(nn.Module):
         self.register_buffer("cosines", angles.cos(), persistent=False)
         self.register_buffer("sines", angles.sin(), persistent=False)
 
-    def forward(self, tokens: Tensor, positions: Tensor | None = None, past: Past | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        past: Past | None = None,
+        scratch: Scratch | None = None,
+    ) -> Tensor:
         """The hidden state of each position, [batch, time, width] in the product dtype.
 
-        `past`: these tokens follow on those that it has seen; without `positions`.
+        `past`: these tokens follow on those that it has seen; without `positions`. `scratch`: that of the loss.
         """
-        hidden: Tensor = self.embed_tokens(tokens).float()
+        embedding = self.embed_tokens
+        if scratch is not None and scratch.tied:
+            hidden = scratch.lookup(tokens, embedding.weight, embedding.padding_idx).float()
+        else:
+            hidden = embedding(tokens).float()
         where = self._where(tokens.shape[1], positions, past, product_dtype(hidden))
         again = self.checkpointing and torch.is_grad_enabled()
         for layer in self.layers:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep.errors import RecipeError
+from samestep.model.blank import blank
 from samestep.model.folder import WEIGHTS, check_config, weight_files, write_json
 from samestep.model.gpt import GPT, INIT_STD, ROTARY_BASE, Body, Shape
 
@@ -73,7 +74,7 @@ def load(
     With `scores` a layer for them is new where the folder has none, drawn from torch's default generator.
     Raises RecipeError for tensors that are missing or have another shape than config.json says.
     """
-    with torch.device("meta"):
+    with blank():
         module = Scored(shape, checkpointing) if scores else GPT(shape, checkpointing)
     wanted, stored = dict(module.named_parameters()), _stored(folder)
     if scores:

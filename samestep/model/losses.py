@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samestep.model.layers import product_dtype
+from samestep.model.scratch import Scratch, new_room
 
 MASKED = -100  # a target position that is not trained on
 
 # Rows a chunk. With fewer, the additions into the weight's gradient cost more (64: half as much time again); with
-# more, memory grows for nothing. At 8192 tokens a chunk's float32 logits are 8 MiB, which malloc still reuses.
-# A frozen weight has no such additions: at 49,152 tokens 64 rows are then as fast, in a quarter of the memory.
+# more, memory grows for nothing.
 ROWS = 256
+
+# What else a chunk needs is computed in parts: softmax over a few rows, the weight's gradient for some tokens. Whole,
+# the float32 logits of 256 rows and 49,152 tokens were 50 MB twice over, and the step's peak.
+SOFTMAX = 2**21  # numbers, 8 MiB of float32
+TOKENS = 8192
 
 # Where masked positions are left out, rows are padded to a multiple of this: few shapes for the matrix products, and
 # never a single row, whose product is a matrix-vector one with other bits at other alignments.
@@ -26,7 +31,13 @@ MULTIPLE = 32
 
 
 def cross_entropy_sum(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = ROWS, *, skip_masked: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    chunk: int = ROWS,
+    *,
+    skip_masked: bool = False,
+    scratch: Scratch | None = None,
 ) -> Tensor:
     """The sum over `targets` of the cross-entropy of `hidden @ weight.T`, a float32 scalar.
 
@@ -34,13 +45,14 @@ def cross_entropy_sum(
     with -100 where a position counts for nothing. Matrix products are in the autocast dtype where autocast is on,
     else in the dtype of `hidden`; softmax, sums and the weight's gradient over chunks are float32. Chunks of `chunk`
     rows depend on the shape alone; with `skip_masked` on which positions are masked too, and those cost nothing.
-    Under `torch.no_grad` only the loss is computed; for a frozen `weight` no gradient of it.
+    Under `torch.no_grad` only the loss is computed; for a frozen `weight` no gradient of it. With a `scratch` the
+    weight's gradient is handed out in its memory.
     """
     hidden = hidden.to(product_dtype(hidden))
     if skip_masked:
         hidden, targets, _ = _without_masked(hidden, targets)
     if _trained(hidden, weight):
-        loss: Tensor = _CrossEntropySum.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]
+        loss: Tensor = _CrossEntropySum.apply(hidden, weight, targets, chunk, scratch)  # type: ignore[no-untyped-call]
         return loss
     weight = weight.to(hidden.dtype)
     return torch.stack([_losses(h, weight, t)[0].sum() for h, t in _chunks(hidden, targets, chunk)]).sum()
@@ -63,25 +75,31 @@ def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = 
 
 class _CrossEntropySum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
-        product_weight = weight.to(hidden.dtype)
-        losses, for_hidden, for_weight = [], [], None
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, scratch: Scratch | None
+    ) -> Tensor:
+        room = (scratch.room if scratch else new_room)(weight, hidden.dtype, min(chunk, len(hidden)))
+        cast = weight if room.cast is None else room.cast.copy_(weight)
+        for_weight = None if room.gradient is None else room.gradient.zero_()
+        losses, for_hidden = [], []
         for h, t in _chunks(hidden, targets, chunk):
-            loss, probabilities = _losses(h, product_weight, t)
-            for_logits, kept = _for_logits(t, probabilities, h.dtype), (t != MASKED)[:, None]
+            loss, for_logits = _losses(h, cast, t, out=room.logits[: len(h)])
+            kept = (t != MASKED)[:, None]
             losses.append(loss.sum())
             # Masked on the narrow side: a pass over [rows, width] costs little beside one over [rows, vocabulary].
-            for_hidden.append((for_logits @ product_weight) * kept)
-            if ctx.needs_input_grad[1]:
-                for_weight = _added(for_weight, for_logits.T @ (h * kept))
+            for_hidden.append((for_logits @ cast) * kept)
+            if for_weight is not None:
+                _add_product(for_weight, for_logits, h * kept)
+        ctx.tied = scratch is not None and scratch.tied
         ctx.save_for_backward(torch.cat(for_hidden), for_weight)
         return torch.stack(losses).sum()
 
     @staticmethod
-    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, *scales: Tensor) -> tuple[Tensor | None, ...]:
         for_hidden, for_weight = ctx.saved_tensors
         # In place: a copy of the weight's gradient costs more than scaling it. torch refuses a second backward.
-        return for_hidden.mul_(scales[0]), None if for_weight is None else for_weight.mul_(scales[0]), None, None
+        scaled = None if for_weight is None else for_weight.mul_(scales[0])
+        return for_hidden.mul_(scales[0]), None if ctx.tied else scaled, None, None, None
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -92,9 +110,9 @@ class _CrossEntropy(torch.autograd.Function):
         product_weight = weight.to(hidden.dtype)
         losses, for_hidden = [], []
         for h, t in _chunks(hidden, targets, chunk):
-            loss, probabilities = _losses(h, product_weight, t)
+            loss, for_logits = _losses(h, product_weight, t)
             losses.append(loss)
-            for_hidden.append(_for_logits(t, probabilities, h.dtype) @ product_weight)
+            for_hidden.append(for_logits @ product_weight)
         ctx.chunk = chunk
         again = (hidden, product_weight, targets) if ctx.needs_input_grad[1] else (None, None, None)
         ctx.save_for_backward(torch.cat(for_hidden), *again)
@@ -105,10 +123,10 @@ class _CrossEntropy(torch.autograd.Function):
         for_hidden, hidden, product_weight, targets = ctx.saved_tensors
         scale, for_weight = scales[0][:, None], None
         if ctx.needs_input_grad[1]:
+            for_weight = torch.zeros_like(product_weight, dtype=torch.float32)
             scaled = (hidden * scale).to(hidden.dtype)
             for h, s, t in zip(*(torch.split(x, ctx.chunk) for x in (hidden, scaled, targets)), strict=True):
-                for_logits = _for_logits(t, _losses(h, product_weight, t)[1], h.dtype)
-                for_weight = _added(for_weight, for_logits.T @ s)
+                _add_product(for_weight, _losses(h, product_weight, t)[1], s)
         return for_hidden * scale, for_weight, None, None
 
 
@@ -127,21 +145,26 @@ def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor
     return zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
 
 
-def _losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The losses [rows] of one chunk and its probabilities [rows, vocabulary], both float32."""
-    logits = hidden @ weight.T
+def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The losses [rows] of one chunk in float32, and the gradient of its logits [rows, vocabulary], not masked."""
+    logits = torch.mm(hidden, weight.T, out=out)
+    few = max(1, SOFTMAX // len(weight))
+    parts = zip(torch.split(logits, few), torch.split(targets, few), strict=True)
+    return torch.cat([_into_gradient(part, t) for part, t in parts]), logits
+
+
+def _into_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """The losses [rows], float32, computed in float32; the gradient of the logits takes their place."""
     probabilities = logits.float().softmax(-1)
     # log(sum(exp(logits))) for two cheap passes: the likeliest token's probability is never below 1 / vocabulary.
     log_sums = logits.amax(-1).float() - probabilities.amax(-1).log()
-    picked = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0].float()
-    return (log_sums - picked).masked_fill(targets == MASKED, 0), probabilities
+    answers = targets.clamp(min=0)[:, None]
+    picked = logits.gather(1, answers)[:, 0].float()
+    logits.copy_(probabilities.scatter_add_(1, answers, torch.full_like(answers, -1, dtype=torch.float32)))
+    return (log_sums - picked).masked_fill(targets == MASKED, 0)
 
 
-def _for_logits(targets: Tensor, probabilities: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gradient of a chunk's logits [rows, vocabulary], not masked; uses up `probabilities`."""
-    probabilities[torch.arange(len(targets), device=targets.device), targets.clamp(min=0)] -= 1
-    return probabilities.to(dtype)
-
-
-def _added(total: Tensor | None, chunk: Tensor) -> Tensor:
-    return chunk.float() if total is None else total.add_(chunk)
+def _add_product(total: Tensor, for_logits: Tensor, hidden: Tensor) -> None:
+    """total += for_logits.T @ hidden, the product in their dtype, some tokens at a time."""
+    for part, columns in zip(torch.split(total, TOKENS), torch.split(for_logits, TOKENS, dim=1), strict=True):
+        part.add_(columns.T @ hidden)

@@ -25,7 +25,7 @@ class Task:
     """What a replica needs to know of a model.
 
     loss: the sum over the terms of a micro-batch, a float32 scalar; dropout is drawn from torch's default generator
-        while `module` is in training mode.
+        while `module` is in training mode. Its gradients have to be copied before the next loss: they share memory.
     measure: that loss, and how many pairs are ranked right; None where there are no pairs.
     terms: (target tokens, pieces) -> what a sum of losses is divided by: target tokens, or pairs.
     log_probabilities: float32[pieces], what dpo needs of its reference; None for other objectives.

@@ -10,7 +10,7 @@ import pytest
 
 from samestep.errors import ClusterError, DataError, SamestepError
 from samestep.launch.engine import Program
-from samestep.launch.local import Local
+from samestep.launch.local import MALLOC, Local
 
 PRELUDE = """
 import os, signal, sys, time
@@ -56,6 +56,13 @@ def test_every_replica_gets_its_place_and_its_events_arrive_with_its_rank():
 def test_many_events_sent_just_before_the_end_all_arrive():
     events = run("for i in range(3000): control.send({'event': 'x', 'i': i, 'fill': 'y' * 100})", replicas=2)
     assert [e["i"] for e in events if e["rank"] == 1] == list(range(3000))
+
+
+def test_glibc_is_told_how_to_keep_memory_unless_the_user_has(monkeypatch):
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
+    seen = "control.send({'event': 'x', 'has': {k: os.environ.get(k) for k in " + repr(list(MALLOC)) + "}})"
+    (event,) = run(seen, replicas=1)
+    assert event["has"] == MALLOC | {"MALLOC_TRIM_THRESHOLD_": "7"}
 
 
 def test_replicas_are_connected_pairwise():
@@ -126,7 +133,7 @@ def test_no_replica_and_no_port_is_left_when_the_engine_is_killed():
     body = "control.send({'event': 'x'}); time.sleep(60)"
     script = f"""
 import sys
-from samestep.launch.local import Local
+from samestep.launch.local import MALLOC, Local
 from samestep.launch.engine import Program
 Local().run(Program([sys.executable, "-c", {PRELUDE + body!r}]), 2, lambda e: print(e["rank"], flush=True))
 """

@@ -134,12 +134,17 @@ def ours(home: Path, kind: str, packing: bool, model: dict[str, Any], *, archite
         base=home,
     )
     move(task.module)
-    losses = [task.loss(reader.micro_batch(number)) for number in range(len(reader))]
-    loss = torch.stack(losses).sum()
-    loss.backward()
-    gradients = {name: p.grad for name, p in task.module.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in task.module.named_parameters() if p.requires_grad}
+    loss, gradients = torch.zeros(()), {name: torch.zeros_like(p) for name, p in trained.items()}
+    for number in range(len(reader)):  # gradients are taken over after each micro-batch, as a step does
+        task.module.zero_grad()
+        micro = task.loss(reader.micro_batch(number))
+        micro.backward()
+        loss += micro.detach()
+        for name, parameter in trained.items():
+            gradients[name] += parameter.grad
     assert all(p.grad is None for p in task.module.parameters() if not p.requires_grad)
-    return Ours(task, loss.detach(), gradients, len(rows))
+    return Ours(task, loss, gradients, len(rows))
 
 
 def references(sequences: int) -> Tensor:
