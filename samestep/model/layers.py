@@ -59,10 +59,25 @@ class _Again(torch.autograd.Function):
         saved = zip(ctx.saved_tensors, ctx.others, wanted, strict=True)
         given = [other if t is None else t.detach().requires_grad_(want) for t, other, want in saved]
         with torch.enable_grad():
-            out = ctx.function(*given)
+            fed = _Fed.apply(ctx.function(*given), gradients[0])  # type: ignore[no-untyped-call]
         asked = [one for one, want in zip(given, wanted, strict=True) if want]
-        found = iter(torch.autograd.grad(out, asked, gradients[0]))
+        found = iter(torch.autograd.grad(fed, asked))
         return None, *(next(found) if want else None for want in wanted)
+
+
+class _Fed(torch.autograd.Function):
+    """A scalar whose backward goes on with `gradient`. Given to torch.autograd.grad itself, the first gradient makes it
+    import sympy, in the middle of backward: 34 MB, and a heap in splinters.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, out: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return out.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient, None
 
 
 class Linear(nn.Linear):

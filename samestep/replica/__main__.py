@@ -18,7 +18,6 @@ def main() -> int:
 
 def _work(control: Control) -> None:
     import torch
-    import torch.fx.experimental.symbolic_shapes  # backward imports it, and leaves it between the activations
 
     from samestep.replica.job import parse
     from samestep.replica.repeat import repeat

@@ -19,7 +19,7 @@ from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
 from samestep.wire.collective import Collective, Operation, Tag, Work
 
-WINDOW = 4  # buckets on their way at once; what arrives takes a slot of the scratch, so more cost memory
+WINDOW = 2  # buckets on their way at once; what arrives takes a slot of the scratch: 4 were no faster
 
 
 class _UnderWay(NamedTuple):
