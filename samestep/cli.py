@@ -47,6 +47,25 @@ def train(
 
 
 @app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped or killed.")],
+    overrides: Overrides = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas; any will do.")] = None,
+    engine: Annotated[str, typer.Option(help="Who starts the replicas: local.")] = "local",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that was stopped or killed, to the model that it would have had."""
+    from rich.console import Console
+
+    from samestep.verbs import resume as verb
+    from samestep.verbs.train import lines
+
+    summary = verb.resume(run, _with_replicas(overrides, replicas), engine, Console(stderr=True))
+    _show(as_json, asdict(summary), lines(summary))
+
+
+@app.command()
 def verify(
     recipe: RecipeFile,
     overrides: Overrides = None,

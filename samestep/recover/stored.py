@@ -48,7 +48,7 @@ def find(folder: Path) -> dict[str, Stored]:
         raise DataError(f"{folder} holds no .safetensors file; give a run folder or a model folder")
     found: dict[str, Stored] = {}
     for file in files:
-        for name, tensor in _tensors(file).items():
+        for name, tensor in tensors(file).items():
             if name in found:
                 raise DataError(f"{file} holds {name}, and so does {found[name].file.name}; keep one model a folder")
             found[name] = tensor
@@ -89,7 +89,8 @@ def _index(folder: Path) -> dict[str, str]:
     return files
 
 
-def _tensors(file: Path) -> dict[str, Stored]:
+def tensors(file: Path) -> dict[str, Stored]:
+    """Name -> place of each tensor in one file. Raises DataError for one that is damaged or cut short."""
     try:
         size = file.stat().st_size
         with file.open("rb") as opened:

@@ -18,6 +18,7 @@ class Job:
     stop: int  # steps after which this job ends
     finish: bool = True  # evaluate, save and sample at the end
     tensors: bool = False  # journal a digest of each tensor beside that of all
+    checkpoint: Path | None = None  # what the run goes on from
 
     def dump(self) -> dict[str, Any]:
         plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
@@ -26,6 +27,7 @@ class Job:
 
 
 def parse(fields: dict[str, Any]) -> Job:
-    paths = {key: Path(fields[key]) for key in ("base", "run")}
+    paths: dict[str, Path | None] = {key: Path(fields[key]) for key in ("base", "run")}
     corpora = [Path(folder) for folder in fields["corpora"]]
+    paths["checkpoint"] = Path(fields["checkpoint"]) if fields["checkpoint"] else None
     return Job(**(fields | paths | {"corpora": corpora} | {"recipe": Recipe.model_validate(fields["recipe"])}))

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,10 +42,12 @@ class Control:
 
     def __init__(self, line: socket.socket, place: Place) -> None:
         self._line, self.place = line, place
+        self._sending = threading.Lock()  # a checkpoint is told of by the thread that writes it
         self._board = Board(place.board, place.size)
 
     def send(self, event: Event) -> None:
-        self._line.sendall(json.dumps(event).encode() + b"\n")
+        with self._sending:
+            self._line.sendall(json.dumps(event).encode() + b"\n")
 
     def failed(self, error: BaseException) -> None:
         """Report an error. One that is not ours is named by its type; the traceback goes along for --debug."""

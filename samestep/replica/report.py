@@ -2,13 +2,16 @@
 
 import os
 import socket
+from typing import Any
 
 from samestep.data.feed import StepPlan
 from samestep.events import Event
 from samestep.model.task import Task
+from samestep.recipe.schema import Recover
 from samestep.recover import digest
 from samestep.replica import kernels
 from samestep.replica.job import Job
+from samestep.replica.place import Control
 from samestep.replica.step import Step, Sums
 from samestep.sync.flat import trainable
 
@@ -21,6 +24,19 @@ def started(step: Step) -> Event:
         "lanes": [step.lanes.start, step.lanes.stop],
         "kernels": kernels.describe(),
     }
+
+
+def digest_due(step: int, wish: Recover) -> bool:
+    """Whether the model's digest is taken after this step: as the recipe says, at checkpoints and the step after."""
+    regular = wish.digest_every and step % wish.digest_every == 0
+    return bool(regular or (wish.checkpoint_every and step > 1 and step % wish.checkpoint_every in (0, 1)))
+
+
+def tell(control: Control, *committing: Any) -> str | None:
+    """Send the event of a step, made of what `committed` takes. Returns the model's digest where one was taken."""
+    event = committed(*committing)
+    control.send(event)
+    return event.get("digest")
 
 
 def committed(
@@ -39,8 +55,7 @@ def committed(
         "seconds": round(seconds, 6),
         "bytes_sent": bytes_sent,
     }
-    every = job.recipe.recover.digest_every
-    if every and (n + 1) % every == 0:
+    if digest_due(n + 1, job.recipe.recover):
         parameters = trainable(task.module)
         event["digest"] = digest.of_tensors(parameters)
         if job.tensors:

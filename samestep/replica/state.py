@@ -5,13 +5,15 @@ abandoned until all replicas have it; then `commit` in place. The second costs l
 which is two more arrays of the size of the owned weights.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from samestep.model import optim
+from samestep.recover.shards import Part
 from samestep.sync.flat import cut, flatten
 from samestep.sync.slices import Layout, Piece, Region
 
@@ -21,6 +23,14 @@ class _Group(NamedTuple):
 
     decay: bool
     pieces: list[Piece]
+
+
+class _Owned(NamedTuple):
+    """A run of elements of one parameter that this replica updates: where it lies, and where in the moments."""
+
+    parameter: int
+    region: Region
+    moments: slice
 
 
 class State:
@@ -62,6 +72,53 @@ class State:
             for other in (Region(whole.start, region.start), Region(region.stop, whole.stop)):
                 cut(self.weights, other).copy_(cut(gathered, other))
         self.updates = [count + there for count, there in zip(self.updates, present, strict=True)]
+
+    def kinds(self) -> list[str]:
+        """What there is of each parameter: its weights and the optimizer's moments."""
+        return ["weights", *(f"moment{i}" for i in range(len(self.moments)))]
+
+    def snapshot(self, names: Sequence[str]) -> dict[Part, Tensor]:
+        """Copies on the CPU of what is owned. names: of the parameters, in the order of their registration."""
+        found = {}
+        for owned in self._owned():
+            held = [cut(self.weights, owned.region), *(moment[owned.moments] for moment in self.moments)]
+            at = self._layout.regions[owned.parameter].start
+            for kind, values in zip(self.kinds(), held, strict=True):
+                part = Part(kind, names[owned.parameter], owned.region.start - at, owned.region.stop - at)
+                found[part] = values.detach().cpu().clone()
+        return found
+
+    def restore(self, names: Sequence[str], parts: Iterable[tuple[Part, memoryview]], updates: Sequence[int]) -> None:
+        """Take over all weights, and of the moments what is owned, from the float32 bytes of `parts`."""
+        numbers = {name: number for number, name in enumerate(names)}
+        owned = {number: list(group) for number, group in groupby(sorted(self._owned()), lambda o: o.parameter)}
+        for part, data in parts:
+            number, values = numbers[part.parameter], torch.frombuffer(data, dtype=torch.float32)
+            at = self._layout.regions[number].start
+            here = Region(at + part.start, at + part.stop)
+            if part.kind == "weights":
+                cut(self.weights, here).copy_(values)
+            else:
+                self._take(self.moments[self.kinds().index(part.kind) - 1], owned.get(number, []), here, values)
+        self.updates = list(updates)
+
+    @staticmethod
+    def _take(moment: Tensor, owned: Sequence[_Owned], here: Region, values: Tensor) -> None:
+        """Copy to `moment` those of the `values` of the region `here` that are owned."""
+        for _, region, places in owned:
+            start, stop = max(here.start, region.start), min(here.stop, region.stop)
+            if start < stop:
+                shift = places.start - region.start
+                moment[start + shift : stop + shift].copy_(values[start - here.start : stop - here.start])
+
+    def _owned(self) -> Iterator[_Owned]:
+        for bucket, region in enumerate(self._regions):
+            shift = self._starts[bucket] - region.start
+            pieces = (piece for _, piece in self._layout.pieces_in(region))
+            for parameter, run in groupby(pieces, lambda piece: piece.parameter):
+                together = list(run)
+                whole = Region(together[0].start, together[-1].stop)
+                yield _Owned(parameter, whole, slice(whole.start + shift, whole.stop + shift))
 
     def _update(
         self,

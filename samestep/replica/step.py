@@ -73,6 +73,7 @@ class Step:
         self._buffers = _Unchanged(module)
         self._micros = accumulate
         self.number = 0  # steps committed
+        self.shapes = {name: list(parameter.shape) for name, parameter in self._named.items()}
         self._losses: list[Tensor] = []
 
     @property

@@ -7,12 +7,14 @@ import torch
 from samestep.data.order import mix
 from samestep.model.optim import rule
 from samestep.model.schedule import learning_rate
+from samestep.recover.disk import Disk
 from samestep.replica import kernels, reference
 from samestep.replica.board import Phase
+from samestep.replica.checkpoints import Checkpoints
 from samestep.replica.finish import finish
 from samestep.replica.job import Job
 from samestep.replica.place import Control
-from samestep.replica.report import committed, started
+from samestep.replica.report import started, tell
 from samestep.replica.setup import feed_of, fixed_of, task_of
 from samestep.replica.step import Step
 from samestep.replica.watch import Watch
@@ -37,9 +39,11 @@ def train(job: Job, wire: Collective, control: Control) -> None:
     control.send(started(step))
     reference.attach(job, task, wire, {"train": feed.reader, "held_out": held_out.reader})
     watch = Watch(job, task, held_out, wire, control)
-    watch.begin()
+    checkpoints = Checkpoints(job, step, watch, control, Disk())
+    done = checkpoints.resume()
+    watch.begin(done)
 
-    for n in range(job.stop):
+    for n in range(done, job.stop):
         began = time.perf_counter()
         phase(n + 1, Phase.DATA)
         plan = feed.step(n)
@@ -57,11 +61,14 @@ def train(job: Job, wire: Collective, control: Control) -> None:
         rate = learning_rate(n, job.steps, recipe.optimizer)
         step.propose(rate)
         step.commit()
-        if wire.rank == 0:
-            control.send(committed(job, task, plan, n, sums, rate, time.perf_counter() - began, wire.bytes_sent))
-        if watch.after(step.number):
+        seconds = time.perf_counter() - began
+        digest = tell(control, job, task, plan, n, sums, rate, seconds, wire.bytes_sent) if wire.rank == 0 else None
+        enough = watch.after(step.number)
+        checkpoints.after(digest)
+        if enough:
             break
 
+    checkpoints.wait()
     if job.finish:
         finish(job, task, watch, wire, control, step.number)
     phase(step.number, Phase.DONE)

@@ -1,6 +1,8 @@
 """The run watched by its held-out loss: evaluations, answers to fixed prompts, the best model, an early end."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from samestep.data.feed import Fixed
 from samestep.evaluate.heldout import HeldOut, evaluate
@@ -24,9 +26,18 @@ class Watch:
         self._best: float | None = None
         self._waited = 0  # evaluations since the best
 
-    def begin(self) -> None:
-        """The model before the first step, for comparison: it is never the best one. Nothing under `every: 0`."""
-        if self._job.recipe.evaluate.every and len(self._rows):
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, in JSON."""
+        return {"last": self._last, "best": self._best, "waited": self._waited}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._last, self._best, self._waited = state["last"], state["best"], state["waited"]
+
+    def begin(self, done: int) -> None:
+        """The model before the first step, for comparison: it is never the best one. Nothing under `every: 0`, nor
+        where `done` steps were made in an earlier life of the run.
+        """
+        if self._job.recipe.evaluate.every and len(self._rows) and not done:
             self._tell(0, self._evaluated(0), better=False)
 
     def after(self, step: int) -> bool:

@@ -43,6 +43,9 @@ class Progress(Protocol):
     def step(self, event: Event) -> None:
         """A step is committed."""
 
+    def note(self, message: str) -> None:
+        """Something that the user should know has happened."""
+
     def close(self) -> None:
         """Leave the terminal in order."""
 
@@ -64,6 +67,9 @@ class Lines:
                 f"{units.duration(self._speed.seconds_for(self._steps - step))} left  {self._replicas} replicas"
             )
 
+    def note(self, message: str) -> None:
+        self._write(message)
+
     def close(self) -> None:
         """Nothing is held."""
 
@@ -80,6 +86,9 @@ class LivePanel:
     def step(self, event: Event) -> None:
         self._speed.add(event["tokens"], event["seconds"])
         self._live.update(self._panel(event), refresh=True)
+
+    def note(self, message: str) -> None:
+        self._live.console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._live.stop()

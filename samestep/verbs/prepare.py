@@ -32,14 +32,23 @@ class Prepared:
     rows_digest: str  # of the packing plans
     steps: int
 
-    def job(self, kind: str, run: Path) -> Job:
+    def job(self, kind: str, run: Path, checkpoint: Path | None = None) -> Job:
         folders = [corpus.folder for corpus in self.corpora.values()]
-        return Job(kind, self.recipe, self.base, folders, run, self.steps, self.steps)
+        return Job(kind, self.recipe, self.base, folders, run, self.steps, self.steps, checkpoint=checkpoint)
 
 
-def prepare(path: Path, overrides: Sequence[str], say: Say, progress: Progress = lambda source, done: None) -> Prepared:
-    """RecipeError or DataError for whatever can be known to be wrong before a replica is started."""
-    recipe, base = load(path, overrides), path.resolve().parent
+def prepare(
+    path: Path,
+    overrides: Sequence[str],
+    say: Say,
+    progress: Progress = lambda source, done: None,
+    base: Path | None = None,
+) -> Prepared:
+    """RecipeError or DataError for whatever can be known to be wrong before a replica is started.
+
+    base: where the recipe's relative paths start; default: its own folder.
+    """
+    recipe, base = load(path, overrides), base or path.resolve().parent
     corpora = _corpora(recipe, base, say, progress)
     for corpus in corpora.values():
         refuse_long(corpus, recipe.data, recipe.objective.kind)

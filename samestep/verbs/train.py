@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,25 @@ from typing import Any
 from rich.console import Console
 
 from samestep.data.corpus import Corpus
-from samestep.errors import RecipeError
+from samestep.errors import RecipeError, VerifyError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Program
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
+from samestep.recover import checkpoint
+from samestep.recover.disk import Disk
 from samestep.recover.journal import Journal
+from samestep.recover.keeper import Keeper
 from samestep.replica.job import Job
 from samestep.report.progress import Progress, progress, reading
 from samestep.verbs.prepare import Prepared, prepare
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
 TRANSPORTS = {"exact": "sockets", "fast": "torch"}  # by strategy: fast needs the backend's all-reduce
+UNSAVED = {
+    "save_failed": "trying again under another name",
+    "checkpoint_failed": "training goes on, and the checkpoint before it stays",
+}
 REPLICA = (sys.executable, "-P", "-m", "samestep.replica")
 
 
@@ -85,16 +92,59 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     return summary
 
 
-def execute(job: Job, engine: Engine, journal: Journal, panel: Progress | None, summary: Summary) -> None:
-    """Run a job's replicas; their events go to the journal, the summary and the panel."""
+def execute(
+    job: Job,
+    engine: Engine,
+    journal: Journal,
+    panel: Progress | None,
+    summary: Summary,
+    replayed: Mapping[int, str] | None = None,
+) -> None:
+    """Run a job's replicas; their events go to the journal, the summary and the panel, shards to checkpoints.
 
-    def on_event(event: Event) -> None:
+    replayed: step -> the digest that it had before, of steps that are computed again.
+    """
+
+    def tell(event: Event) -> None:
+        if event["event"] == "step":
+            _compare(event, replayed or {})
         journal.write(event)
         summary.add(event)
-        if panel and event["event"] == "step":
-            panel.step(event)
+        if panel:
+            _show(panel, event)
 
-    engine.run(program(job), job.recipe.run.replicas, on_event)
+    def on_event(event: Event) -> None:
+        if event["event"] == "shard":
+            keeper.shard(event, job.recipe.run.replicas)
+        else:
+            tell(event)
+        for told in keeper.told():
+            tell(told)
+
+    keeper = Keeper(job.run / checkpoint.FOLDER, job.recipe.recover.keep, Disk())
+    try:
+        engine.run(program(job), job.recipe.run.replicas, on_event)
+    finally:
+        keeper.close()
+        for told in keeper.told():
+            tell(told)
+
+
+def _show(panel: Progress, event: Event) -> None:
+    if event["event"] == "step":
+        panel.step(event)
+    elif event["event"] in UNSAVED:
+        panel.note(f"checkpoint of step {event['step']}: {event['reason']}; {UNSAVED[event['event']]}")
+
+
+def _compare(event: Event, wanted: Mapping[int, str]) -> None:
+    """Raises VerifyError where a step that was computed again has another digest than the first time."""
+    was = wanted.get(event["step"])
+    if was is not None and event.get("digest", was) != was:
+        raise VerifyError(
+            f"step {event['step']} was computed again and has another digest ({event['digest']}, before {was}): code, "
+            f"data, versions or hardware have changed; samestep verify finds kernels that do not repeat"
+        )
 
 
 def program(job: Job) -> Program:
@@ -112,6 +162,7 @@ def opening(prepared: Prepared, now: float) -> Event:
         "rows": prepared.rows,
         "rows_digest": prepared.rows_digest,
         "replicas": prepared.recipe.run.replicas,
+        "base": str(prepared.base),
         "sources": {source: _source(corpus) for source, corpus in prepared.corpora.items()},
     }
 

@@ -179,7 +179,7 @@ def test_the_model_before_the_first_step_is_told_and_never_the_best(job, told, r
         model, control = Scripted([1, 9, 7, 8]), told()
         watch = Watch(job, model.task(), fixed_of(job, "held_out"), wire, control)
         model.step = 1
-        watch.begin()
+        watch.begin(0)
         for model.step in range(2, 5):
             watch.after(model.step)
         return control

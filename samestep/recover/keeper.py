@@ -1,0 +1,66 @@
+"""Commits checkpoints whose shards have all arrived, verifies them and deletes old ones, on a thread of its own.
+
+No failure of a disk ends training: it is told, and the checkpoint before stays. Events go back through a queue, so that
+one thread writes the journal.
+"""
+
+import queue
+import threading
+import time
+from pathlib import Path
+
+from samestep.errors import DataError
+from samestep.events import Event
+from samestep.recover import checkpoint
+from samestep.recover.checkpoint import Manifest
+from samestep.recover.disk import Disk
+from samestep.recover.shards import Shard
+
+
+class Keeper:
+    def __init__(self, checkpoints: Path, keep: int, disk: Disk) -> None:
+        self._folder, self._keep, self._disk = checkpoints, keep, disk
+        self._open: dict[int, dict[int, Event]] = {}  # step -> rank -> what it wrote
+        self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[list[Event] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="samestep-keeper", daemon=True)
+        self._thread.start()
+
+    def shard(self, event: Event, replicas: int) -> None:
+        """A replica has written its shard. With the last one of a step the checkpoint is committed."""
+        arrived = self._open.setdefault(event["step"], {})
+        arrived[event["rank"]] = event
+        if len(arrived) == replicas:
+            self._work.put([arrived[rank] for rank in sorted(arrived)])
+            del self._open[event["step"]]
+
+    def told(self) -> list[Event]:
+        """What has happened since the last call."""
+        return [self._told.get() for _ in range(self._told.qsize())]
+
+    def close(self) -> None:
+        """Wait for the work under way."""
+        self._work.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            step, began = work[0]["step"], time.monotonic()
+            try:
+                self._told.put(self._commit(work) | {"seconds": round(time.monotonic() - began, 3)})
+                self._rotate()
+            except (OSError, DataError) as error:
+                self._told.put({"event": "checkpoint_failed", "step": step, "reason": str(error)})
+
+    def _commit(self, work: list[Event]) -> Event:
+        first = work[0]["manifest"]
+        held = {event["file"]: Shard(**event["shard"]) for event in work}
+        manifest = Manifest(step=work[0]["step"], shards=held, **first)
+        folder = checkpoint.commit(self._disk, self._folder, manifest)
+        checkpoint.verify(folder)
+        size = sum(shard.size for shard in held.values())
+        return {"event": "checkpoint", "step": manifest.step, "digest": manifest.digest, "bytes": size}
+
+    def _rotate(self) -> None:
+        for step in checkpoint.surplus(checkpoint.steps(self._folder), self._keep):
+            checkpoint.discard(self._disk, self._folder, step)

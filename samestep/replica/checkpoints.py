@@ -1,0 +1,83 @@
+"""One replica's part in checkpoints: its shard is written on a thread, from a copy, while the steps go on."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor
+
+from samestep.errors import DataError
+from samestep.recover import checkpoint, shards
+from samestep.recover.disk import Disk
+from samestep.recover.shards import Part
+from samestep.replica.job import Job
+from samestep.replica.place import Control
+from samestep.replica.step import Step
+from samestep.replica.watch import Watch
+
+TRIES = 3
+
+
+class Checkpoints:
+    """At most one shard is under way: a disk that needs longer than the steps between two checkpoints holds them up."""
+
+    def __init__(self, job: Job, step: Step, watch: Watch, control: Control, disk: Disk) -> None:
+        self._job, self._step, self._watch, self._control, self._disk = job, step, watch, control, disk
+        self._folder = job.run / checkpoint.FOLDER
+        self._thread: threading.Thread | None = None
+
+    def resume(self) -> int:
+        """Take over the checkpoint that the job names, if any. Returns the steps that are done."""
+        if self._job.checkpoint is None:
+            return 0
+        manifest = checkpoint.read(self._job.checkpoint)
+        if manifest.shapes != self._step.shapes:
+            raise DataError(f"{self._job.checkpoint} holds another model than the recipe's; resume with its own recipe")
+        parts = checkpoint.parts(self._job.checkpoint, manifest)
+        self._step.state.restore(list(manifest.shapes), parts, manifest.updates)
+        self._step.number = manifest.step
+        self._watch.restore(manifest.state["watch"])
+        return manifest.step
+
+    def after(self, digest: str | None) -> None:
+        """To be called after each step, which has the model `digest` where one was taken; saves where it is due."""
+        every, number = self._job.recipe.recover.checkpoint_every, self._step.number
+        if every and number % every == 0:
+            self.save(digest)
+
+    def save(self, digest: str | None) -> None:
+        """Save the state as it is now. digest: of the model, needed on replica 0."""
+        self.wait()
+        parts = self._step.state.snapshot(list(self._step.shapes))
+        given = (self._step.number, parts, self._manifest(digest) if self._control.place.rank == 0 else None)
+        self._thread = threading.Thread(target=self._write, args=given, name="samestep-save")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the shard under way is written, or given up."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _manifest(self, digest: str | None) -> dict[str, Any]:
+        """What replica 0 knows of the whole checkpoint."""
+        state = self._step.state
+        found = {"digest": digest, "shapes": self._step.shapes, "updates": list(state.updates), "kinds": state.kinds()}
+        return found | {"state": {"watch": self._watch.state()}}
+
+    def _write(self, step: int, parts: Mapping[Part, Tensor], manifest: dict[str, Any] | None) -> None:
+        rank = self._control.place.rank
+        for attempt in range(1, TRIES + 1):
+            name = f"shard-{rank}.safetensors" if attempt == 1 else f"shard-{rank}-{attempt}.safetensors"
+            try:
+                folder = checkpoint.begin(self._disk, self._folder, step)
+                written = asdict(shards.write(self._disk, folder / name, parts))
+            except OSError as error:
+                reason = f"{error.filename or self._folder}: {error.strerror}"
+                self._control.send({"event": "save_failed", "step": step, "attempt": attempt, "reason": reason})
+            else:
+                self._control.send(
+                    {"event": "shard", "step": step, "file": name, "shard": written, "manifest": manifest}
+                )
+                return

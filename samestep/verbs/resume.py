@@ -1,0 +1,126 @@
+"""samestep resume: a run that was stopped or killed goes on, on any number of replicas, to the same model."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from samestep.errors import DataError, RecipeError
+from samestep.events import Event
+from samestep.recover import checkpoint, journal
+from samestep.recover.checkpoint import Manifest
+from samestep.recover.disk import Disk
+from samestep.recover.journal import Journal
+from samestep.report.progress import progress, reading
+from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.train import ENGINES, Summary, execute, opening
+
+FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
+FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the journal: what the numbers follow from
+
+
+@dataclass(frozen=True)
+class Before:
+    """A run as it was left. last: the last step in the journal. found: the checkpoint that it goes on from."""
+
+    opened: Event
+    events: list[Event]
+    last: int
+    found: Manifest | None
+    refused: list[str]
+
+    @property
+    def step(self) -> int:
+        return self.found.step if self.found else 0
+
+
+def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -> Summary:
+    """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run."""
+    began = time.time()
+    before = look(run)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    for reason in before.refused:
+        say(f"passed over: {reason}")
+    with reading(console) as bar:
+        prepared = prepare(run / "recipe.yaml", _allowed(overrides), say, bar, Path(before.opened["base"]))
+    _refuse_changes(before.opened, opening(prepared, began), run)
+    say(sentence(before, prepared))
+    checkpoint.clean(Disk(), run / checkpoint.FOLDER)
+    summary = _so_far(run, before, prepared.recipe.run.replicas)
+    panel = progress(console, run.name, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
+    folder = checkpoint.folder_of(run / checkpoint.FOLDER, before.step) if before.found else None
+    with Journal(run / "journal.jsonl") as written:
+        written.write(_event(before, prepared, began))
+        with contextlib.closing(panel):
+            job = prepared.job("train", run, folder)
+            execute(job, ENGINES[engine](), written, panel, summary, _replayed(before))
+        seconds = round(time.time() - began, 3)
+        written.write({"event": "finished", "seconds": seconds, "digest": summary.digest})
+    return summary
+
+
+def look(run: Path) -> Before:
+    """How the run was left. DataError for no run, RecipeError for one that has ended."""
+    events = journal.read(run / "journal.jsonl")
+    opened = next((event for event in events if event["event"] == "opened"), None)
+    if opened is None or "base" not in opened:
+        raise DataError(f"{run}/journal.jsonl does not say how the run began; start it anew with samestep train")
+    if any(event["event"] == "finished" for event in events):
+        raise RecipeError(f"{run} has ended; there is nothing to resume (samestep digest {run})")
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    found, refused = checkpoint.newest(run / checkpoint.FOLDER)
+    return Before(opened, events, steps[-1] if steps else 0, found, refused)
+
+
+def sentence(before: Before, prepared: Prepared) -> str:
+    """Where the run goes on, for a person."""
+    step, rows = before.step, before.step * prepared.recipe.rows_per_step
+    machines = f"replicas {_replicas(before)} to {prepared.recipe.run.replicas}"
+    again = f"; steps {step + 1} to {before.last} are computed again, to the same bits" if before.last > step else ""
+    return f"resuming after step {step:,}, row {rows:,}, {machines}{again}: 0 lost, 0 repeated"
+
+
+def _replicas(before: Before) -> int:
+    return int(next(event["replicas"] for event in reversed(before.events) if "replicas" in event))
+
+
+def _allowed(overrides: Sequence[str]) -> Sequence[str]:
+    for override in overrides:
+        if not override.startswith(FREE):
+            raise RecipeError(
+                f"{override} may change the numbers of a run that has begun; only run.* can be set when resuming"
+            )
+    return overrides
+
+
+def _refuse_changes(was: Event, now: Event, run: Path) -> None:
+    for key in FIXED:
+        if was[key] != now[key]:
+            raise DataError(
+                f"{run} began with {key} {was[key]}, now it is {now[key]}: its data have changed, and the model would "
+                f"too; restore them, or start anew with samestep train"
+            )
+
+
+def _event(before: Before, prepared: Prepared, now: float) -> Event:
+    found: dict[str, Any] = {"event": "resumed", "time": round(now, 3), "step": before.step, "last": before.last}
+    return found | {"replicas": prepared.recipe.run.replicas, "refused": before.refused}
+
+
+def _so_far(run: Path, before: Before, replicas: int) -> Summary:
+    summary = Summary(str(run), replicas=replicas)
+    for event in before.events:
+        if event.get("step", 0) <= before.step:
+            summary.add(event)
+    return summary
+
+
+def _replayed(before: Before) -> dict[int, str]:
+    """Step -> the digest that the journal has of it, of steps that are computed again."""
+    steps = [event for event in before.events if event["event"] == "step" and "digest" in event]
+    return {event["step"]: event["digest"] for event in steps if event["step"] > before.step}

@@ -1,0 +1,119 @@
+"""A run that was stopped anywhere goes on, on any number of replicas, to the model that it would have had."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from samestep.errors import DataError, RecipeError, VerifyError
+from samestep.launch.local import Local
+from samestep.recipe.load import dump
+from samestep.recover import journal
+from samestep.recover.journal import Journal
+from samestep.verbs.prepare import prepare
+from samestep.verbs.resume import resume
+from samestep.verbs.train import Summary, execute, opening, train
+
+RECIPE = Path("recipes/tiny.yaml").resolve()
+STEPS, EVERY = 6, 2
+CHANGES = [f"steps={STEPS}", f"recover.checkpoint_every={EVERY}", "recover.digest_every=1"]
+NOWHERE = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Summary:
+    """The undisturbed run."""
+    return train(RECIPE, [*CHANGES, "run.replicas=2"], tmp_path_factory.mktemp("whole") / "run", "local", NOWHERE)
+
+
+def stopped(run: Path, after: int, replicas: int = 2) -> Path:
+    """A run folder as a kill leaves it after so many steps."""
+    prepared = prepare(RECIPE, [*CHANGES, f"run.replicas={replicas}"], lambda line: None)
+    run.mkdir()
+    (run / "recipe.yaml").write_text(dump(prepared.recipe))
+    with Journal(run / "journal.jsonl") as written:
+        written.write(opening(prepared, 0.0))
+        job = dataclasses.replace(prepared.job("train", run), stop=after, finish=False)
+        execute(job, Local(), written, None, Summary(str(run)))
+    return run
+
+
+def said(run: Path, *overrides: str) -> tuple[Summary, str]:
+    console = Console(record=True, width=300, file=io.StringIO())
+    return resume(run, overrides, "local", console), console.export_text()
+
+
+@pytest.mark.parametrize(("after", "replicas"), [(1, 3), (4, 1), (5, 3)])
+def test_it_ends_in_the_same_model_on_another_number_of_replicas(
+    after: int, replicas: int, whole: Summary, tmp_path: Path
+) -> None:
+    summary, text = said(stopped(tmp_path / "run", after), f"run.replicas={replicas}")
+    done = after - after % EVERY
+    assert (summary.digest, summary.steps, summary.final_loss) == (whole.digest, STEPS, whole.final_loss)
+    assert summary.tokens == whole.tokens
+    assert f"resuming after step {done}, row {32 * done}, replicas 2 to {replicas}" in text
+    assert (f"steps {done + 1} to {after} are computed again" in text) == (after > done)
+    events = journal.read(tmp_path / "run/journal.jsonl")
+    (resumed,) = (event for event in events if event["event"] == "resumed")
+    assert (resumed["step"], resumed["last"], resumed["replicas"]) == (done, after, replicas)
+    assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 6]
+
+
+def test_it_passes_over_a_damaged_checkpoint_and_says_why(whole: Summary, tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 4)
+    shard = run / "checkpoints/step-4/shard-1.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    summary, text = said(run)
+    assert summary.digest == whole.digest
+    assert "passed over:" in text and "step-4/shard-1.safetensors: " in text and "resuming after step 2," in text
+
+
+def test_a_step_that_comes_out_otherwise_than_before_stops_it(tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 3)
+    lines = journal.read(run / "journal.jsonl")
+    for event in lines:
+        if event["event"] == "step" and event["step"] == 3:
+            event["digest"] = "sha256:" + 64 * "0"
+    (run / "journal.jsonl").write_bytes(b"".join(map(journal.encode, lines)))
+    with pytest.raises(
+        VerifyError, match=r"step 3 was computed again and has another digest \(sha256:[^,]+, before sha256:000"
+    ):
+        resume(run, [], "local", NOWHERE)
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 1)
+    lines = journal.read(run / "journal.jsonl")
+    lines[0]["rows_digest"] = "other"
+    (run / "journal.jsonl").write_bytes(b"".join(map(journal.encode, lines)))
+    with pytest.raises(DataError, match=r"began with rows_digest other, now it is .* restore them, or start anew"):
+        resume(run, [], "local", NOWHERE)
+
+
+def test_what_would_change_numbers_is_refused(tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 1)
+    with pytest.raises(RecipeError, match=r"optimizer.clip=2 may change the numbers .* only run\.\* can be set"):
+        resume(run, ["optimizer.clip=2"], "local", NOWHERE)
+
+
+def test_a_run_that_has_ended_is_not_resumed(whole: Summary) -> None:
+    with pytest.raises(RecipeError, match="has ended; there is nothing to resume"):
+        resume(Path(whole.run), [], "local", NOWHERE)
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"journal.jsonl cannot be read: No such file"):
+        resume(tmp_path, [], "local", NOWHERE)
+
+
+def test_what_a_killed_save_left_is_deleted(whole: Summary, tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 3)
+    (run / "checkpoints/step-4.partial").mkdir()
+    (run / "checkpoints/step-4.partial/shard-0.safetensors").write_text(json.dumps("half"))
+    assert resume(run, [], "local", NOWHERE).digest == whole.digest
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-2", "step-4", "step-6"]
