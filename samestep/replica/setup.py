@@ -4,8 +4,11 @@ from samestep.data.corpus import Corpus, load
 from samestep.data.feed import Feed, Fixed, Source
 from samestep.data.order import mix
 from samestep.data.rows import rows_of
+from samestep.model.optim import rule
 from samestep.model.task import Task, build
 from samestep.replica.job import Job
+from samestep.replica.step import Step
+from samestep.wire.collective import Collective
 
 INITIAL_WEIGHTS, SAMPLE = 1 << 62, (1 << 62) + 1  # in the place of a step number when seeds are mixed
 
@@ -54,3 +57,16 @@ def _sources(job: Job, part: str) -> list[Source]:
     data, kind = job.recipe.data, job.recipe.objective.kind
     parts = [corpus.train if part == "train" else corpus.held_out for corpus in corpora_of(job)]
     return [Source(tokens, rows_of(tokens, data, kind)) for tokens in parts]
+
+
+def step_of(job: Job, task: Task, wire: Collective) -> Step:
+    recipe = job.recipe
+    return Step(
+        task.module,
+        wire,
+        rule(recipe.optimizer),
+        lanes=recipe.lanes,
+        clip=recipe.optimizer.clip,
+        accumulate=recipe.batch.accumulate,
+        strategy=recipe.sync.strategy,
+    )

@@ -5,7 +5,6 @@ import time
 import torch
 
 from samestep.data.order import mix
-from samestep.model.optim import rule
 from samestep.model.schedule import learning_rate
 from samestep.recover.disk import Disk
 from samestep.replica import kernels, reference
@@ -15,8 +14,7 @@ from samestep.replica.finish import finish
 from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.report import started, tell
-from samestep.replica.setup import feed_of, fixed_of, task_of
-from samestep.replica.step import Step
+from samestep.replica.setup import feed_of, fixed_of, step_of, task_of
 from samestep.replica.watch import Watch
 from samestep.wire.collective import Collective
 
@@ -25,15 +23,7 @@ def train(job: Job, wire: Collective, control: Control) -> None:
     """Train from the first step to `job.stop`; then evaluate, save and show a sample if so wished."""
     recipe, phase = job.recipe, control.phase
     feed, held_out, task = feed_of(job), fixed_of(job, "held_out"), task_of(job)
-    step = Step(
-        task.module,
-        wire,
-        rule(recipe.optimizer),
-        lanes=recipe.lanes,
-        clip=recipe.optimizer.clip,
-        accumulate=recipe.batch.accumulate,
-        strategy=recipe.sync.strategy,
-    )
+    step = step_of(job, task, wire)
     if recipe.sync.strategy == "exact":
         kernels.agree(wire, kernels.describe())
     control.send(started(step))
