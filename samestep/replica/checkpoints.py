@@ -49,8 +49,10 @@ class Checkpoints:
     def save(self, digest: str | None) -> None:
         """Save the state as it is now. digest: of the model, needed on replica 0."""
         self.wait()
-        parts = self._step.state.snapshot(list(self._step.shapes))
-        given = (self._step.number, parts, self._manifest(digest) if self._control.place.rank == 0 else None)
+        first = self._control.place.rank == 0
+        shared = self._job.recipe.sync.strategy == "exact"  # under fast each replica holds everything
+        parts = self._step.state.snapshot(list(self._step.shapes)) if shared or first else {}
+        given = (self._step.number, parts, self._manifest(digest) if first else None)
         self._thread = threading.Thread(target=self._write, args=given, name="samestep-save")
         self._thread.start()
 

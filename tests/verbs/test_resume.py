@@ -117,3 +117,10 @@ def test_what_a_killed_save_left_is_deleted(whole: Summary, tmp_path: Path) -> N
     (run / "checkpoints/step-4.partial/shard-0.safetensors").write_text(json.dumps("half"))
     assert resume(run, [], "local", NOWHERE).digest == whole.digest
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-2", "step-4", "step-6"]
+
+
+def test_under_fast_where_each_replica_holds_everything_it_is_saved_once(tmp_path: Path) -> None:
+    changes = ["steps=2", "recover.checkpoint_every=2", "sync.strategy=fast", "run.replicas=2"]
+    train(RECIPE, changes, tmp_path / "run", "local", NOWHERE)
+    told = [event["event"] for event in journal.read(tmp_path / "run/journal.jsonl")]
+    assert told.count("checkpoint") == 1 and "checkpoint_failed" not in told
