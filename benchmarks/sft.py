@@ -81,6 +81,7 @@ def ours(mode: str, arguments: argparse.Namespace, folder: Path) -> tuple[list, 
         "objective": {"kind": "sft", "train_on": "all"},
         "optimizer": {"learning_rate": RATE, "weight_decay": 0, "beta2": 0.999},
         "compute": {"checkpointing": "full" if mode.endswith("checkpointed") else "none"},
+        "sync": {"state": "sharded"},
         "run": {"replicas": REPLICAS},
     }
     recipe = folder / "sft.yaml"

@@ -100,6 +100,20 @@ def check(
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Prove from a run's journal and recipe which rows its steps have read."""
+    from samestep.verbs import audit as verb
+
+    found = verb.audit(run, lambda message: print(message, file=sys.stderr))
+    _show(as_json, verb.as_dict(found), verb.lines(found))
+    raise typer.Exit(0 if verb.clean(found) else 5)
+
+
+@app.command()
 def digest(
     target: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="A run folder or a model folder.")],
     as_json: Json = False,

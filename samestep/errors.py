@@ -1,10 +1,12 @@
 """The errors a user can meet, and the exit code of each.
 
     SamestepError            1
+    |- NotFinite             1   a loss or a gradient is NaN or infinite
     |- RecipeError           2   the recipe or the command line is wrong
     |- DataError             3   the data cannot be used
     |- ClusterError          4   the machine, a replica or the network failed
     |  `- PeerLost           4   another replica failed first; never the cause itself
+    |- Stopped              75   on request, with a checkpoint (130 after Ctrl-C)
     `- VerifyError           5   verify, audit or a gate said no
 
 A message is one line: what was asked, what is true, what to do next.
@@ -16,6 +18,15 @@ class SamestepError(Exception):
 
     exit_code = 1
     remote_traceback = ""  # of the replica where it happened; shown with --debug
+    of_all = False  # whether all replicas raise it alike, so that none of them is named
+
+
+class NotFinite(SamestepError):
+    """what: in a few words, what is not finite. lane: the one whose loss it is; None: the norm of the gradient."""
+
+    of_all = True
+    what = ""
+    lane: int | None = None
 
 
 class RecipeError(SamestepError):
@@ -32,6 +43,12 @@ class ClusterError(SamestepError):
 
 class PeerLost(ClusterError):
     """Another replica went away. Its own failure is the cause and is shown instead."""
+
+
+class Stopped(SamestepError):
+    """The run ended because it was asked to; it can be resumed."""
+
+    exit_code = 75
 
 
 class VerifyError(SamestepError):

@@ -1,6 +1,11 @@
 """What replicas tell the engine and what stands in the journal: one JSON object an event, named by `event`.
 
-started     a replica is ready: rank, pid, host, lanes, kernels
+started     a replica takes part in a generation: rank, pid, host, lanes, kernels, generation
+formed      a generation begins, the life of one set of replicas: generation, replicas, step (-1 where all set
+            themselves up), restored (whether from the disk), reason
+silent      a replica hangs or holds the others up: replica (null: all), kind, step, phase, reason, ended
+left        a replica is gone: replica, step, phase, reason
+joined, waiting  what the engine needs to form generations: recover/protocol.py; not journalled
 step        a step is committed: step (from 1), loss, gradient_norm, learning_rate, tokens, epoch, rows, seconds,
             bytes_sent; digest and tensors when taken
 repeated    the repeat test of verify: tensors whose gradient did not repeat
@@ -17,6 +22,9 @@ save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
 resumed     the run goes on: step (0: from the start), last (the last step in the journal), replicas, refused
             (checkpoints that were passed over, with the reason), time
+not_finite  a loss or a gradient is NaN or infinite and the run ends: step, lane, micro, samples (file:line), layer
+            (null: the loss), backward (whether only a gradient is); lane and micro are null where no micro-batch is at
+            fault but the sum of the gradients, micro also where the lane was finite when it was computed again
 failed      a replica gave up: kind, message, traceback, exit_code
 """
 

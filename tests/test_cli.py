@@ -67,10 +67,10 @@ def test_a_resolved_recipe_trains_to_the_same_digest(samestep, tiny, tmp_path):
 
 
 @contextlib.contextmanager
-def long_run(tiny, folder, cache, replicas):
+def long_run(tiny, folder, cache, replicas, *changes):
     """A run in its first steps: the process and its replicas, of which none may be left afterwards."""
     command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), "steps=100000", f"run.cache={cache}"]
-    command += ["--replicas", str(replicas)]
+    command += ["--replicas", str(replicas), *changes]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     with process.stderr:
         while "step 1/" not in process.stderr.readline():
@@ -81,26 +81,60 @@ def long_run(tiny, folder, cache, replicas):
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started)
 
 
-def test_ctrl_c_leaves_no_process_and_no_model(tiny, tmp_path, cache):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_asks_for_a_checkpoint_and_leaves_no_process(tiny, tmp_path, cache, number, code):
     with long_run(tiny, tmp_path, cache, 2) as (process, _):
+        process.send_signal(number)
+        assert process.wait(10) == code
+        last = process.stderr.read().splitlines()[-1]
+    (saved,) = (tmp_path / "runs/tiny-1/checkpoints").iterdir()
+    step = saved.name.removeprefix("step-")
+    assert f"stopped by {number.name} with a checkpoint of step {step}; samestep resume runs/tiny-1 goes on" in last
+    assert not (tmp_path / "runs/tiny-1/model").exists()
+
+
+def test_a_signal_before_the_first_step_ends_the_run_and_leaves_no_process(tiny, tmp_path, cache):
+    command = [sys.executable, "-m", "samestep.cli", "train", str(tiny), f"run.cache={cache}", "--run", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    with process.stderr:
+        while not (started := psutil.Process(process.pid).children()):
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert process.wait(5) == 130
-        assert "no replica is left" in process.stderr.read()
-    assert not (tmp_path / "runs" / "tiny-1" / "model").exists()
+        assert process.wait(10) == 130
+        assert "stopped by SIGINT before the first step; samestep resume run begins anew" in process.stderr.read()
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in started)
 
 
-def test_a_killed_replica_ends_the_run_within_two_seconds_with_one_line(tiny, tmp_path, cache):
-    with long_run(tiny, tmp_path, cache, 3) as (process, replicas):
+def test_ctrl_c_twice_ends_at_once(tiny, tmp_path, cache):
+    with long_run(tiny, tmp_path, cache, 2) as (process, replicas):
+        replicas[0].suspend()  # the step that is waited for will not end
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2) == 130
+        assert "no replica is left running" in process.stderr.read()
+
+
+def test_a_replica_that_is_killed_is_named_and_the_run_goes_on(tiny, tmp_path, cache):
+    with long_run(tiny, tmp_path, cache, 3, "run.replace=false") as (process, replicas):
+        os.kill(replicas[1].pid, signal.SIGKILL)
+        while "was killed" not in (line := process.stderr.readline()):
+            assert process.poll() is None
+        assert line.startswith("replica 1 was killed by SIGKILL; 2 replicas go on and compute step ")
+        while "2 replicas" not in process.stderr.readline():  # the next progress line
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 75
+
+
+def test_under_fast_a_killed_replica_ends_the_run_within_two_seconds_with_one_line(tiny, tmp_path, cache):
+    with long_run(tiny, tmp_path, cache, 3, "sync.strategy=fast") as (process, replicas):
         os.kill(replicas[1].pid, signal.SIGKILL)
         assert process.wait(2) == 4
         last = process.stderr.read().splitlines()[-1]
     assert "killed by SIGKILL" in last and f"pid {replicas[1].pid}" in last and "replica 1, step " in last
-
-
-def test_sigterm_ends_the_replicas_too(tiny, tmp_path, cache):
-    with long_run(tiny, tmp_path, cache, 2) as (process, _):
-        process.terminate()
-        assert process.wait(5) == 143
+    assert last.endswith("samestep resume runs/tiny-1 goes on from the last checkpoint")
 
 
 def test_fast_may_differ_and_verify_says_so(samestep, tiny):

@@ -52,6 +52,11 @@ class Corpus:
     skipped: list[str]  # a sentence for each sample left out as invalid, the first ones
     skipped_count: int
 
+    def place(self, place: Integers) -> str:
+        """`file:line` of one of `Tokens.places`; the file alone where it is one sample."""
+        file, line = place
+        return f"{self.files[file]}:{line}" if line else self.files[file]
+
 
 @dataclass(frozen=True, eq=False)
 class Block:

@@ -87,13 +87,28 @@ class Reader:
         reference = None if self.reference is None else self.reference[where[:, 3]]
         return MicroBatch(tokens, goals, torch.from_numpy(positions), where, reference)
 
+    def origin(self, row: int) -> tuple[int, list[int]]:
+        """The source of a row, and which of its sequences stand in it, wholly or in part."""
+        number, row = self._find(row)
+        tokens, rows = self._sources[number].tokens, self._sources[number].rows
+        pieces = slice(int(rows.ends[row - 1]) if row else 0, int(rows.ends[row]))
+        if rows.sequences is not None:
+            return number, rows.sequences[pieces].tolist()
+        start = int(rows.starts[pieces][0])
+        first, last = np.searchsorted(tokens.ends, (start, start + int(rows.lengths[pieces][0]) - 1), side="right")
+        return number, list(range(int(first), int(last) + 1))
+
+    def _find(self, row: int) -> tuple[int, int]:
+        """The source of a row, and its number there."""
+        number = int(np.searchsorted(self._rows, row, side="right")) - 1
+        return number, row - int(self._rows[number])
+
     def _write(
         self, at: int, row: int, inputs: Integers, targets: Integers, positions: Integers
     ) -> list[tuple[int, int, int, int]]:
         """Fill one row; the pieces in it."""
-        number = int(np.searchsorted(self._rows, row, side="right")) - 1
+        number, row = self._find(row)
         tokens, rows = self._sources[number].tokens, self._sources[number].rows
-        row -= int(self._rows[number])
         pieces, place = [], 0
         for piece in range(int(rows.ends[row - 1]) if row else 0, int(rows.ends[row])):
             start, length = int(rows.starts[piece]), int(rows.lengths[piece])

@@ -40,10 +40,9 @@ def refuse_long(corpus: Corpus, data: Data, objective: str) -> None:
 def _too_long(corpus: Corpus, tokens: Tokens, sequences: NDArray[np.int64], together: int, context: int) -> DataError:
     """sequences: the first one of each long sample."""
     first = int(sequences[0])
-    file, line = tokens.places[first]
     size = int(tokens.ends[first + together - 1]) - (int(tokens.ends[first - 1]) if first else 0)
     return DataError(
-        f"{corpus.files[file]}{f':{line}' if line else ''}: a sample of {size:,} tokens, but data.context is {context} "
+        f"{corpus.place(tokens.places[first])}: a sample of {size:,} tokens, but data.context is {context} "
         f"(too long: {len(sequences):,} of {len(tokens.ends) // together:,} samples); "
         "raise it, or set data.too_long to skip or truncate"
     )

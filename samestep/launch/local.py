@@ -1,200 +1,284 @@
 """The local engine: one process a replica on this host, started and watched by this one.
 
-Replicas are connected by socket pairs made here, so no port is opened and nothing has a name that could be
-left behind. The end of a process is learnt from its pidfd, at once, whatever the others wait for.
+Replicas are connected by socket pairs made here, so no port is opened and nothing has a name that could be left
+behind. The end of a process is learnt from its pidfd, at once, whatever the others wait for. Who goes on with whom is
+decided in recover/membership.py; here it is done.
 """
 
 import contextlib
-import json
 import os
 import selectors
-import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import combinations
-from pathlib import Path
 
-from samestep import errors
 from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
+from samestep.launch.child import Child, spawn
 from samestep.launch.engine import OnEvent, Program
-from samestep.replica import board
+from samestep.launch.lookout import Lookout, Seat
+from samestep.recover import protocol
+from samestep.recover.membership import Membership
+from samestep.recover.protocol import End, Exited, Finished, Form, Gather, Joined, Kill, Start, Terms, Waiting
+from samestep.recover.silence import Finding
+from samestep.replica import board, stack
 from samestep.replica.board import Board
-from samestep.replica.place import CONTROL, Place
+from samestep.replica.place import Place
 
-# glibc gives freed activations back to the kernel and gets them again each step, in several heaps: at 2,048 tokens a
-# step of a 14 M model that cost 37,000 page faults and a tenth of the memory. Huge pages make a step of a 135 M model a
-# tenth faster. Its caches of small blocks hold the splinters beside an aligned tensor, so that no tensor of that size
-# fits there again: without them the same step takes 12 % less memory and no more time. A user's own settings go first.
-MALLOC = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0",
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
-}
 PATIENCE = 1.0  # seconds that a replica which lost a peer is not believed to be the cause
-
-
-@dataclass
-class _Child:
-    rank: int
-    process: subprocess.Popen[bytes]
-    pidfd: int
-    line: socket.socket
-    pending: bytes = b""
-    failure: Event | None = None
+TICK = 0.5  # seconds
+LOOK = 1.0  # seconds between two looks at what replicas do
 
 
 class Local:
-    def run(self, program: Program, replicas: int, on_event: OnEvent) -> None:
+    def __init__(self) -> None:
+        self._company: _Company | None = None
+
+    def stop(self) -> None:
+        """Callable from a signal handler."""
+        if self._company is not None:
+            self._company.stop()
+
+    def run(self, program: Program, terms: Terms, on_event: OnEvent) -> None:
         with contextlib.ExitStack() as stack:
-            page, meeting = board.create(replicas), os.memfd_create("samestep-meeting")
-            stack.callback(os.close, page)
-            stack.callback(os.close, meeting)
-            phases = Board(page, replicas)
-            stack.callback(phases.close)
-            children: list[_Child] = []
-            stack.callback(_end, children)
-            for child in _start(program, replicas, page, meeting):
-                children.append(child)
-            _watch(children, phases, program.logs, on_event)
+            company = self._company = _Company(program, terms, on_event)
+            stack.callback(company.close)
+            stack.callback(self._forget)
+            company.run()
+
+    def _forget(self) -> None:
+        self._company = None
 
 
-def _start(program: Program, replicas: int, page: int, meeting: int) -> Iterator[_Child]:
-    """Start the replicas one by one; connections are closed here once their owners have them."""
-    ends: list[dict[int, socket.socket]] = [{} for _ in range(replicas)]
-    for left, right in combinations(range(replicas), 2):
-        ends[left][right], ends[right][left] = socket.socketpair()
-    try:
-        for rank in range(replicas):
-            connections = {peer: end.fileno() for peer, end in ends[rank].items()}
-            place = Place(rank, replicas, program.transport, connections, page, meeting, os.getpid(), program.work)
-            yield _spawn(program, place)
-    finally:
-        for end in (e for row in ends for e in row.values()):
-            end.close()
+class _Company:
+    """The replicas of one run, and the machine that decides about them."""
 
+    def __init__(self, program: Program, terms: Terms, on_event: OnEvent) -> None:
+        self._program, self._terms, self._on_event = program, terms, on_event
+        self._membership = Membership(terms)
+        self._selector = selectors.DefaultSelector()
+        self._children: dict[int, Child] = {}
+        self._slots = max(terms.lanes, terms.replicas)
+        self._page, self._meeting = board.create(self._slots), os.memfd_create("samestep-meeting")
+        self._board = Board(self._page, self._slots)
+        self._lookout, self._looked = Lookout(self._board), time.monotonic()
+        self._stopping = self._told_to_stop = False
+        self._suspects: dict[int, float] = {}  # replicas that lost a peer -> until when
+        self._failures: set[tuple[int, str]] = set()
+        self._cause: SamestepError | None = None
+        self._does: dict[type, Callable[..., None]] = {
+            Form: self._form,
+            Gather: lambda action: self._board.ask_to_gather(action.generation),
+            Start: self._replace,
+            Kill: self._kill,
+            End: self._end,
+        }
 
-def _spawn(program: Program, place: Place) -> _Child:
-    ours, theirs = socket.socketpair()
-    with theirs, _log(program.logs, place.rank) as log:
-        environment = (
-            MALLOC
-            | os.environ
-            | {
-                CONTROL: str(theirs.fileno()),
-                "OMP_NUM_THREADS": str(program.threads),
-                "GLOO_SOCKET_IFNAME": "lo",
-                "PYTHONUNBUFFERED": "1",
-            }
+    def stop(self) -> None:
+        self._board.ask_to_stop()
+        self._stopping = True
+
+    def run(self) -> None:
+        for replica in range(self._terms.replicas):
+            self._start(replica)
+        while not self._membership.done:
+            for key, _ in self._selector.select(TICK):
+                self._hear(key.data, ended=key.fileobj == key.data.pidfd)
+            if self._stopping and not self._told_to_stop:
+                self._told_to_stop = True
+                self._handle(protocol.StopAsked())
+            self._judge()
+            self._look(time.monotonic())
+            self._handle(protocol.Ticked())
+
+    def close(self) -> None:
+        for child in self._children.values():
+            child.kill()
+        for child in self._children.values():
+            child.close()
+        self._selector.close()
+        self._board.close()
+        os.close(self._page)
+        os.close(self._meeting)
+
+    # What is heard
+
+    def _hear(self, child: Child, ended: bool) -> None:
+        told = child.told()
+        for event in told or []:
+            self._said(child, event)
+        if told is None and child.line.fileno() in self._selector.get_map():
+            self._selector.unregister(child.line)
+        if ended and child.replica in self._children:
+            self._ended(child)
+
+    def _said(self, child: Child, event: Event) -> None:
+        match event.pop("event"):
+            case "joined":
+                self._handle(Joined(child.replica))
+            case "waiting" if self._program.restore is None:
+                self._suspects[child.replica] = time.monotonic() + PATIENCE
+            case "waiting":
+                self._handle(Waiting(child.replica, **event))
+            case "failed":
+                child.failure = event
+            case name:
+                self._on_event({"event": name} | event | {"rank": self._rank(child.replica)})
+
+    def _ended(self, child: Child) -> None:
+        self._selector.unregister(child.pidfd)
+        if child.process.wait() == 0 and self._rank(child.replica) is not None:
+            self._handle(Finished(child.replica))
+            self._bury(child)
+        elif child.failure and child.failure["kind"] == "PeerLost":
+            self._suspects.setdefault(child.replica, time.monotonic() + PATIENCE)
+        else:
+            self._lost(child)
+
+    def _judge(self) -> None:
+        """A replica that lost a peer is the cause only where no other turns out to be."""
+        alone = len(self._suspects) == len(self._children)
+        for replica, until in list(self._suspects.items()):
+            if alone or time.monotonic() >= until:
+                del self._suspects[replica]
+                self._lost(self._children[replica])
+
+    def _look(self, now: float) -> None:
+        """Name those that hang, and end them as the program says."""
+        if now - self._looked < LOOK:
+            return
+        self._looked = now
+        seats = {replica: Seat(child.place.slot, child.process.pid) for replica, child in self._children.items()}
+        for found in self._lookout.look(seats, now):
+            self._silent(found)
+
+    def _silent(self, found: Finding) -> None:
+        blamed = [child for child in self._children.values() if found.replica in (child.replica, None)]
+        ends = found.fence and self._program.ends_silent
+        event = {"event": "silent", "replica": found.replica, "kind": found.kind, "step": found.step}
+        # A stopped one may go on to answer: nobody has gone on without it yet.
+        stacks = [stack.ask(child.process.pid, child.place.stack, resume=ends) for child in blamed]
+        reason = found.sentence + "".join(f"; it is in {said}" for said in stacks if said)
+        self._on_event(event | {"phase": found.phase, "reason": reason, "ended": ends})
+        for child in blamed if ends else []:
+            child.silence = reason
+            self._handle(protocol.Silent(child.replica, found.sentence))
+
+    def _lost(self, child: Child) -> None:
+        step, phase, _ = self._board.read(child.place.slot)
+        what = f"replica {child.replica}, " + (f"step {step}, {phase.name.lower()}" if step else "at the start")
+        error = self._error(child, what)
+        self._cause = self._cause or error
+        reason = str(error) if child.failure or child.silence else f"replica {child.replica} {child.end()}"
+        self._on_event(
+            {"event": "left", "replica": child.replica, "step": step, "phase": phase.name.lower(), "reason": reason}
         )
+        self._bury(child)
+        self._handle(Exited(child.replica, reason, self._fatal(child, step)))
+        self._cause = None
+
+    def _fatal(self, child: Child, step: int) -> bool:
+        """Whether it would come again by itself: our own refusals do, others where they have come twice in a step."""
+        if self._program.restore is None:
+            return True
+        if child.failure is None:
+            return False
+        seen = (step, child.failure["message"])
+        again = seen in self._failures
+        self._failures.add(seen)
+        return again or bool(child.failure["ours"])
+
+    def _error(self, child: Child, what: str) -> SamestepError:
+        if child.silence is not None:
+            return ClusterError(child.silence)
+        return child.error(what) if child.failure else self._unexplained(child, what)
+
+    def _unexplained(self, child: Child, what: str) -> ClusterError:
+        if child.process.poll() is None:
+            how, look = "lost its peers, and none of them has ended", "look at the network"
+        else:
+            logs = self._program.logs
+            how = child.end()
+            look = f"look at {logs}/replica-{child.replica}.log" if logs else "look at what it printed"
+        return ClusterError(f"a replica {how} ({what}, pid {child.process.pid}); all others were stopped; {look}")
+
+    # What is done
+
+    def _handle(self, event: protocol.Event) -> None:
+        for action in self._membership.handle(event, time.monotonic()):
+            self._does[type(action)](action)
+
+    def _start(self, replica: int) -> None:
+        taken = {child.place.slot for child in self._children.values()}
+        slot = min(set(range(self._slots)) - taken)
+        self._board.write(slot, 0, board.Phase.START)
+        program = self._program
+        place = Place(
+            replica,
+            slot,
+            self._slots,
+            program.transport,
+            self._page,
+            self._meeting,
+            stack.create(),
+            os.getpid(),
+            program.work,
+        )
+        child = self._children[replica] = spawn(program, place)
+        self._selector.register(child.line, selectors.EVENT_READ, child)
+        self._selector.register(child.pidfd, selectors.EVENT_READ, child)
+
+    def _replace(self, action: Start) -> None:
         try:
-            process = subprocess.Popen(
-                program.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                pass_fds=[theirs.fileno(), place.board, place.meeting, *place.connections.values()],
-                start_new_session=True,  # Ctrl-C is the engine's to handle
-            )
-        except OSError as error:
-            ours.close()
-            raise ClusterError(
-                f"replica {place.rank} could not be started ({error}); nothing is left running"
-            ) from error
-    ours.sendall(json.dumps(asdict(place)).encode() + b"\n")
-    return _Child(place.rank, process, os.pidfd_open(process.pid), ours)
+            self._start(action.replica)
+        except ClusterError as error:
+            self._handle(Exited(action.replica, str(error)))
+
+    def _form(self, action: Form) -> None:
+        fields = {key: value for key, value in asdict(action).items() if key in FORMATION}
+        fields["work"] = self._work() if action.restore else None
+        told = {"event": "formed", "generation": action.generation, "replicas": len(action.members)}
+        self._on_event(told | {"step": action.step, "restored": action.restore, "reason": action.reason})
+        self._lookout.forget()
+        with _pairs(action.members) as ends:
+            for replica in action.members:
+                if replica in self._children:
+                    descriptors = [ends[replica][peer].fileno() for peer in action.members if peer != replica]
+                    self._children[replica].tell(fields, descriptors)
+
+    def _work(self) -> dict[str, object]:
+        first = self._membership.generation == 1
+        return self._program.work if first or self._program.restore is None else self._program.restore()
+
+    def _kill(self, action: Kill) -> None:
+        if action.replica in self._children:
+            self._children[action.replica].kill()
+
+    def _end(self, action: End) -> None:
+        raise self._cause or ClusterError(f"{action.reason}; all were stopped")
+
+    def _bury(self, child: Child) -> None:
+        del self._children[child.replica]
+        if child.line.fileno() in self._selector.get_map():
+            self._selector.unregister(child.line)
+        child.close()
+
+    def _rank(self, replica: int) -> int | None:
+        members = self._membership.members
+        return members.index(replica) if replica in members else None
 
 
 @contextlib.contextmanager
-def _log(folder: Path | None, rank: int) -> Iterator[int | None]:
-    if folder is None:
-        yield None
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"replica-{rank}.log").open("ab") as file:
-        yield file.fileno()
+def _pairs(members: Sequence[int]) -> Iterator[dict[int, dict[int, socket.socket]]]:
+    """The connected sockets of each two; closed here once their owners have them."""
+    ends: dict[int, dict[int, socket.socket]] = {replica: {} for replica in members}
+    with contextlib.ExitStack() as stack:
+        for left, right in combinations(members, 2):
+            one, other = socket.socketpair()
+            ends[left][right], ends[right][left] = stack.enter_context(one), stack.enter_context(other)
+        yield ends
 
 
-def _watch(children: list[_Child], phases: Board, logs: Path | None, on_event: OnEvent) -> None:
-    """Pass events on until all replicas have ended well, or raise the first cause."""
-    alive = set(range(len(children)))
-    suspects: list[_Child] = []
-    deadline: float | None = None
-    with selectors.DefaultSelector() as selector:
-        for child in children:
-            selector.register(child.line, selectors.EVENT_READ, child)
-            selector.register(child.pidfd, selectors.EVENT_READ, child)
-        while alive:
-            wait = None if deadline is None else max(0.0, deadline - time.monotonic())
-            for key, _ in selector.select(wait):
-                child = key.data
-                _read(child, selector, on_event)
-                if key.fileobj == child.pidfd:
-                    selector.unregister(child.pidfd)
-                    alive.discard(child.rank)
-                    if child.process.wait():
-                        suspects.append(child)
-            causes = [c for c in suspects if not _lost_a_peer(c)]
-            if causes or (deadline is not None and time.monotonic() >= deadline) or (suspects and not alive):
-                raise _cause((causes or suspects)[0], phases, logs)
-            if suspects and deadline is None:
-                deadline = time.monotonic() + PATIENCE
-
-
-def _read(child: _Child, selector: selectors.BaseSelector, on_event: OnEvent) -> None:
-    """All that the replica has sent so far; also what is left after its end."""
-    while True:
-        try:
-            received = child.line.recv(1 << 16, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except ConnectionResetError:
-            received = b""
-        if not received:
-            if child.line.fileno() in selector.get_map():
-                selector.unregister(child.line)
-            return
-        *lines, child.pending = (child.pending + received).split(b"\n")
-        for event in map(json.loads, lines):
-            if event["event"] == "failed":
-                child.failure = event
-            else:
-                on_event(event | {"rank": child.rank})
-
-
-def _lost_a_peer(child: _Child) -> bool:
-    return child.failure is not None and child.failure["kind"] == "PeerLost"
-
-
-def _cause(child: _Child, phases: Board, logs: Path | None) -> SamestepError:
-    step, phase = phases.read(child.rank)
-    where = (
-        f"replica {child.rank}, step {step}, {phase.name.lower()}" if step else f"replica {child.rank}, at the start"
-    )
-    if child.failure is None:
-        code = child.process.returncode
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        look = f"look at {logs}/replica-{child.rank}.log" if logs else "look at what it printed"
-        return ClusterError(
-            f"a replica {how} ({where}, pid {child.process.pid}); all others were stopped; {look}, then start again"
-        )
-    kind = getattr(errors, child.failure["kind"], SamestepError)
-    error: SamestepError = kind(f"{child.failure['message']} ({where})")
-    error.remote_traceback = child.failure["traceback"]
-    return error
-
-
-def _end(children: list[_Child]) -> None:
-    """No replica outlives the engine's call, whatever ends it."""
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.process.pid, signal.SIGKILL)
-    for child in children:
-        child.process.wait()
-        os.close(child.pidfd)
-        child.line.close()
+FORMATION = {"generation", "members", "before", "held", "step"}  # of Form, what a member is told

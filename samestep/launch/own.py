@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from samestep.errors import RecipeError, SamestepError
 from samestep.launch.engine import Program
 from samestep.launch.local import Local
-from samestep.replica.place import CONTROL, Control, connect, open_wire
+from samestep.recover.protocol import Terms
+from samestep.replica.place import CONTROL, Control, connect, only_wire
 
 if TYPE_CHECKING:
     from samestep.wire.collective import Collective
@@ -30,14 +31,14 @@ def start(replicas: int, threads: int = 1, transport: str = "sockets") -> "Colle
         raise SystemExit(_watch(Program([sys.executable, *sys.orig_argv[1:]], transport, threads), replicas))
     control = connect(os.environ)
     _report_failures(control)
-    wire = open_wire(control.place)
+    wire = only_wire(control)
     atexit.register(wire.close)
     return wire
 
 
 def _watch(program: Program, replicas: int) -> int:
     try:
-        Local().run(program, replicas, lambda event: None)
+        Local().run(program, Terms(replicas, replicas), lambda event: None)
     except KeyboardInterrupt:
         return 130
     except SamestepError as error:

@@ -177,6 +177,7 @@ class Optimizer(Section):
 
 class Sync(Section):
     strategy: Literal["exact", "fast"] = "exact"
+    state: Literal["sharded", "mirrored", "replicated"] = "mirrored"  # replicas that hold each moment: 1, 2, all
 
 
 class Recover(Section):
@@ -218,6 +219,8 @@ class Run(Section):
     """Machines only. Nothing here may change a number."""
 
     replicas: Count = 1
+    replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
+    silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
     log_every: Count = 10  # steps between plain lines when the output is no terminal
 

@@ -3,7 +3,7 @@
     checkpoints/
       step-200/            whole: the manifest names every file and every part, with digests
         manifest.json
-        shard-0.safetensors  shard-1.safetensors ...
+        shard-1-0-1.safetensors  shard-1-1-1.safetensors ...     of generation, rank, attempt
       step-300.partial/    being written, or left by a kill; never read
 
 A save is committed by the rename of its folder, after everything in it is on the disk. So there is no time at which a
@@ -76,6 +76,8 @@ def begin(disk: Disk, checkpoints: Path, step: int) -> Path:
 def commit(disk: Disk, checkpoints: Path, manifest: Manifest) -> Path:
     """Make the shards in the folder that `begin` gave a checkpoint. Raises OSError; then nothing is committed."""
     partial, final = partial_of(checkpoints, manifest.step), folder_of(checkpoints, manifest.step)
+    for left in sorted(set(partial.iterdir()) - {partial / name for name in manifest.shards}):
+        disk.unlink(left)  # of an attempt that failed, or of a generation that ended
     disk.write(partial / MANIFEST, [encode(manifest)])
     disk.settle(partial)
     disk.rename(partial, final)

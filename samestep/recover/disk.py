@@ -42,6 +42,10 @@ class Disk:
         self._os.rename(old, new)
         self.settle(new.parent)
 
+    def unlink(self, path: Path) -> None:
+        """Delete a file."""
+        self._os.unlink(path)
+
     def remove(self, folder: Path) -> None:
         """Delete `folder` and the files in it, if it is there."""
         if not folder.is_dir():

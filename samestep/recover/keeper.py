@@ -20,19 +20,26 @@ from samestep.recover.shards import Shard
 class Keeper:
     def __init__(self, checkpoints: Path, keep: int, disk: Disk) -> None:
         self._folder, self._keep, self._disk = checkpoints, keep, disk
-        self._open: dict[int, dict[int, Event]] = {}  # step -> rank -> what it wrote
+        self._open: dict[tuple[int, int], dict[int, Event]] = {}  # (step, generation) -> rank -> what it wrote
         self._told: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._work: queue.SimpleQueue[list[Event] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[list[Event] | threading.Event | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="samestep-keeper", daemon=True)
         self._thread.start()
 
-    def shard(self, event: Event, replicas: int) -> None:
-        """A replica has written its shard. With the last one of a step the checkpoint is committed."""
-        arrived = self._open.setdefault(event["step"], {})
+    def shard(self, event: Event) -> None:
+        """A replica has written its shard. With the last one of a step in a generation the checkpoint is committed."""
+        key = event["step"], event["generation"]
+        arrived = self._open.setdefault(key, {})
         arrived[event["rank"]] = event
-        if len(arrived) == replicas:
+        if len(arrived) == event["of"]:
             self._work.put([arrived[rank] for rank in sorted(arrived)])
-            del self._open[event["step"]]
+            del self._open[key]
+
+    def settled(self) -> None:
+        """Wait until all work that was there has been done."""
+        idle = threading.Event()
+        self._work.put(idle)
+        idle.wait()
 
     def told(self) -> list[Event]:
         """What has happened since the last call."""
@@ -45,12 +52,21 @@ class Keeper:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            step, began = work[0]["step"], time.monotonic()
-            try:
-                self._told.put(self._commit(work) | {"seconds": round(time.monotonic() - began, 3)})
-                self._rotate()
-            except (OSError, DataError) as error:
-                self._told.put({"event": "checkpoint_failed", "step": step, "reason": str(error)})
+            if isinstance(work, threading.Event):
+                work.set()
+            else:
+                self._keep_one(work)
+
+    def _keep_one(self, work: list[Event]) -> None:
+        step, began = work[0]["step"], time.monotonic()
+        try:
+            if step in checkpoint.steps(self._folder):  # a generation before has saved it too
+                self._disk.remove(checkpoint.partial_of(self._folder, step))
+                return
+            self._told.put(self._commit(work) | {"seconds": round(time.monotonic() - began, 3)})
+            self._rotate()
+        except (OSError, DataError) as error:
+            self._told.put({"event": "checkpoint_failed", "step": step, "reason": str(error)})
 
     def _commit(self, work: list[Event]) -> Event:
         first = work[0]["manifest"]

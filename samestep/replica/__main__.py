@@ -3,7 +3,7 @@
 import os
 
 from samestep.errors import SamestepError
-from samestep.replica.place import Control, connect, open_wire
+from samestep.replica.place import Control, connect
 
 
 def main() -> int:
@@ -25,11 +25,7 @@ def _work(control: Control) -> None:
 
     job = parse(control.place.work)
     torch.set_num_threads(job.recipe.compute.threads)
-    wire = open_wire(control.place)
-    try:
-        {"train": train, "repeat": repeat}[job.kind](job, wire, control)
-    finally:
-        wire.close()
+    {"train": train, "repeat": repeat}[job.kind](job, control)
 
 
 if __name__ == "__main__":

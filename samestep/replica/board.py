@@ -1,4 +1,4 @@
-"""Where each replica is: one line a replica in memory shared with the engine.
+"""Where each replica is: one line a replica in memory shared with the engine, and one for what the engine wishes.
 
 Writing it costs no system call, and what a killed replica wrote last can still be read.
 """
@@ -6,9 +6,12 @@ Writing it costs no system call, and what a killed replica wrote last can still 
 import mmap
 import os
 import struct
+import time
 from enum import IntEnum
+from typing import NamedTuple
 
-LINE = struct.Struct("<QQ")  # step (from 1; 0 before the first), phase
+LINE = struct.Struct("QQd")  # as in Line; in the machine's own order, so that each field is written at once
+WORD = struct.Struct("Q")  # of the last line, the wishes: whether to stop, and the generation to gather
 
 
 class Phase(IntEnum):
@@ -23,16 +26,44 @@ class Phase(IntEnum):
     DONE = 8
 
 
+class Wish(IntEnum):
+    """What the engine wishes to happen after the step that is open; the highest that any replica has seen counts."""
+
+    NONE = 0
+    GATHER = 1  # come together for a new generation
+    STOP = 2  # end, with a checkpoint
+
+
+class Line(NamedTuple):
+    step: int  # from 1; 0 before the first
+    phase: Phase
+    since: float  # seconds of time.monotonic, the same clock for all processes of a host; 0 where nothing was written
+
+
 class Board:
     def __init__(self, descriptor: int, size: int) -> None:
-        self._memory = mmap.mmap(descriptor, size * LINE.size)
+        self._memory = mmap.mmap(descriptor, (size + 1) * LINE.size)
+        self._size = size
 
     def write(self, rank: int, step: int, phase: Phase) -> None:
-        LINE.pack_into(self._memory, rank * LINE.size, step, phase)
+        LINE.pack_into(self._memory, rank * LINE.size, step, phase, time.monotonic())
 
-    def read(self, rank: int) -> tuple[int, Phase]:
-        step, phase = LINE.unpack_from(self._memory, rank * LINE.size)
-        return step, Phase(phase)
+    def read(self, rank: int) -> Line:
+        step, phase, since = LINE.unpack_from(self._memory, rank * LINE.size)
+        return Line(step, Phase(phase), since)
+
+    def ask_to_stop(self) -> None:
+        """Callable from a signal handler: writes a word of its own."""
+        WORD.pack_into(self._memory, self._size * LINE.size, 1)
+
+    def ask_to_gather(self, generation: int) -> None:
+        """The members of that generation; those of later ones have come together by then."""
+        WORD.pack_into(self._memory, self._size * LINE.size + WORD.size, generation)
+
+    def wish(self, generation: int) -> Wish:
+        """Of the engine, for a member of `generation`."""
+        stop, gather, _ = LINE.unpack_from(self._memory, self._size * LINE.size)
+        return Wish.STOP if stop else Wish.GATHER if gather == generation else Wish.NONE
 
     def close(self) -> None:
         self._memory.close()
@@ -41,5 +72,5 @@ class Board:
 def create(size: int) -> int:
     """A descriptor of fresh shared memory for `size` replicas. It has no name, so nothing can be left behind."""
     descriptor = os.memfd_create("samestep-board")
-    os.ftruncate(descriptor, size * LINE.size)
+    os.ftruncate(descriptor, (size + 1) * LINE.size)
     return descriptor

@@ -8,13 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from samestep.errors import DataError
+from samestep.events import Event
 from samestep.recover import checkpoint, shards
 from samestep.recover.disk import Disk
 from samestep.recover.shards import Part
+from samestep.replica.board import Phase
 from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.step import Step
 from samestep.replica.watch import Watch
+from samestep.wire.collective import Collective
 
 TRIES = 3
 
@@ -26,6 +29,11 @@ class Checkpoints:
         self._job, self._step, self._watch, self._control, self._disk = job, step, watch, control, disk
         self._folder = job.run / checkpoint.FOLDER
         self._thread: threading.Thread | None = None
+        self.begun = 0  # the step that the run was taken up after: it is on the disk, or follows from the seed
+
+    def enter(self, wire: Collective, generation: int) -> None:
+        """Take part in a generation. Shards of several never mix, though they be of one step."""
+        self._place = {"generation": generation, "rank": wire.rank, "of": wire.size}
 
     def resume(self) -> int:
         """Take over the checkpoint that the job names, if any. Returns the steps that are done."""
@@ -36,29 +44,32 @@ class Checkpoints:
             raise DataError(f"{self._job.checkpoint} holds another model than the recipe's; resume with its own recipe")
         parts = checkpoint.parts(self._job.checkpoint, manifest)
         self._step.state.restore(list(manifest.shapes), parts, manifest.updates)
-        self._step.number = manifest.step
+        self._step.number = self.begun = manifest.step
         self._watch.restore(manifest.state["watch"])
         return manifest.step
 
-    def after(self, digest: str | None) -> None:
-        """To be called after each step, which has the model `digest` where one was taken; saves where it is due."""
+    def after(self, digest: str | None, stop: bool) -> None:
+        """To be called after each step, which has the model `digest` where one was taken; saves where it is due, and
+        before the run is stopped.
+        """
         every, number = self._job.recipe.recover.checkpoint_every, self._step.number
-        if every and number % every == 0:
+        if stop or (every and number % every == 0 and number != self.begun):
             self.save(digest)
 
     def save(self, digest: str | None) -> None:
         """Save the state as it is now. digest: of the model, needed on replica 0."""
         self.wait()
-        first = self._control.place.rank == 0
+        first = self._place["rank"] == 0
         shared = self._job.recipe.sync.strategy == "exact"  # under fast each replica holds everything
         parts = self._step.state.snapshot(list(self._step.shapes)) if shared or first else {}
-        given = (self._step.number, parts, self._manifest(digest) if first else None)
+        given = (self._step.number, dict(self._place), parts, self._manifest(digest) if first else None)
         self._thread = threading.Thread(target=self._write, args=given, name="samestep-save")
         self._thread.start()
 
     def wait(self) -> None:
         """Until the shard under way is written, or given up."""
         if self._thread is not None:
+            self._control.phase(self._step.number, Phase.SAVE)  # a disk may let it sleep for long
             self._thread.join()
             self._thread = None
 
@@ -68,10 +79,11 @@ class Checkpoints:
         found = {"digest": digest, "shapes": self._step.shapes, "updates": list(state.updates), "kinds": state.kinds()}
         return found | {"state": {"watch": self._watch.state()}}
 
-    def _write(self, step: int, parts: Mapping[Part, Tensor], manifest: dict[str, Any] | None) -> None:
-        rank = self._control.place.rank
+    def _write(
+        self, step: int, place: dict[str, int], parts: Mapping[Part, Tensor], manifest: dict[str, Any] | None
+    ) -> None:
         for attempt in range(1, TRIES + 1):
-            name = f"shard-{rank}.safetensors" if attempt == 1 else f"shard-{rank}-{attempt}.safetensors"
+            name = f"shard-{place['generation']}-{place['rank']}-{attempt}.safetensors"
             try:
                 folder = checkpoint.begin(self._disk, self._folder, step)
                 written = asdict(shards.write(self._disk, folder / name, parts))
@@ -79,7 +91,6 @@ class Checkpoints:
                 reason = f"{error.filename or self._folder}: {error.strerror}"
                 self._control.send({"event": "save_failed", "step": step, "attempt": attempt, "reason": reason})
             else:
-                self._control.send(
-                    {"event": "shard", "step": step, "file": name, "shard": written, "manifest": manifest}
-                )
+                event: Event = {"event": "shard", "step": step, "file": name, "shard": written, "manifest": manifest}
+                self._control.send(event | place)
                 return

@@ -26,6 +26,11 @@ class Job:
         return plain | {"recipe": self.recipe.model_dump(mode="json"), "corpora": corpora}
 
 
+def copies(state: str, lanes: int) -> int:
+    """Replicas that hold the moments of each slice, at most; `lanes` is the most that there can be."""
+    return {"sharded": 1, "mirrored": 2, "replicated": lanes}[state]
+
+
 def parse(fields: dict[str, Any]) -> Job:
     paths: dict[str, Path | None] = {key: Path(fields[key]) for key in ("base", "run")}
     corpora = [Path(folder) for folder in fields["corpora"]]

@@ -1,4 +1,8 @@
-"""A replica's place: its number, its connections, its line to the engine. Sent by the engine as one JSON line."""
+"""A replica's place: its number, its line to the engine, and the generations that it is a member of.
+
+The engine sends JSON lines, one at a time: the place first, then a formation for each generation, with the connected
+sockets of that generation beside it.
+"""
 
 import json
 import os
@@ -6,44 +10,73 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
-from samestep.replica.board import Board, Phase
+from samestep.replica import stack
+from samestep.replica.board import Board, Phase, Wish
 
 if TYPE_CHECKING:
     from samestep.wire.collective import Collective
 
 CONTROL = "SAMESTEP_CONTROL"  # environment variable: the descriptor of the line to the engine
+MOST_DESCRIPTORS = 253  # that Linux passes in one message (SCM_MAX_FD)
 
 
 @dataclass(frozen=True)
 class Place:
-    """`connections` maps peers to descriptors of connected sockets; `board` and `meeting` (where torch's
-    transport finds its peers) are descriptors of shared memory without a name.
+    """What a process is born with. `replica` is its number, given once and never again; `slot` its line on the board.
+
+    `board` (of `slots` lines), `stack` (where it answers where its code is) and `meeting` (where torch's transport
+    finds its peers) are descriptors of shared memory without a name.
     """
 
-    rank: int
-    size: int
+    replica: int
+    slot: int
+    slots: int
     transport: str
-    connections: dict[int, int]
     board: int
     meeting: int
+    stack: int
     engine: int  # process id
     work: dict[str, Any]  # what is to be done; the verb's business
 
 
+@dataclass(frozen=True)
+class Formation:
+    """A new generation, as one of its members is told of it.
+
+    members: replicas in rank order. before: those of the generation whose division of the state is still followed.
+    held, step: that generation, and the step committed, to which the member settles first. work: where it is there, all
+    set themselves up anew by it. connections: by rank, descriptors of connected sockets.
+    """
+
+    generation: int
+    members: list[int]
+    before: list[int]
+    held: int
+    step: int
+    work: dict[str, Any] | None
+    connections: dict[int, int]
+
+
 class Control:
-    """A replica's line to the engine: events as JSON lines, the phase through the board."""
+    """A replica's line to the engine: events as JSON lines, the phase through the board, formations back."""
 
     def __init__(self, line: socket.socket, place: Place) -> None:
         self._line, self.place = line, place
         self._sending = threading.Lock()  # a checkpoint is told of by the thread that writes it
-        self._board = Board(place.board, place.size)
+        self._board = Board(place.board, place.slots)
+
+    def formation(self) -> Formation:
+        """Wait for the next generation that this replica is a member of."""
+        fields, descriptors = receive(self._line)
+        peers = [rank for rank, replica in enumerate(fields["members"]) if replica != self.place.replica]
+        return Formation(**fields, connections=dict(zip(peers, descriptors, strict=False)))
 
     def send(self, event: Event) -> None:
         with self._sending:
@@ -55,14 +88,19 @@ class Control:
         self.send(
             {
                 "event": "failed",
+                "ours": ours,
                 "kind": type(error).__name__ if ours else "SamestepError",
                 "message": str(error) if ours else f"{type(error).__name__}: {error}".splitlines()[0],
                 "traceback": "".join(traceback.format_exception(error)),
             }
         )
 
+    def wish(self, generation: int) -> Wish:
+        """What the engine wishes to happen after this step."""
+        return self._board.wish(generation)
+
     def phase(self, step: int, phase: Phase) -> None:
-        self._board.write(self.place.rank, step, phase)
+        self._board.write(self.place.slot, step, phase)
 
 
 def connect(environment: Mapping[str, str]) -> Control:
@@ -70,30 +108,54 @@ def connect(environment: Mapping[str, str]) -> Control:
     if CONTROL not in environment:
         raise ClusterError("a replica is started by an engine, not by hand; use samestep train RECIPE")
     line = socket.socket(fileno=int(environment[CONTROL]))
-    with line.makefile("rb") as reader:
-        fields = json.loads(reader.readline())
-    fields["connections"] = {int(peer): descriptor for peer, descriptor in fields["connections"].items()}
-    place = Place(**fields)
+    place = Place(**receive(line)[0])
     _die_with(place.engine)
+    stack.register(place.stack)
     return Control(line, place)
 
 
-def open_wire(place: Place) -> "Collective":
-    """The transport that the verb chose."""
-    return {"sockets": _sockets, "torch": _torch}[place.transport](place)
+def post(line: socket.socket, fields: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Send one JSON line; descriptors travel with its first byte. OSError where nobody reads it any more."""
+    data = json.dumps(fields).encode() + b"\n"
+    sent = socket.send_fds(line, [data], descriptors) if descriptors else 0
+    line.sendall(data[sent:])
 
 
-def _sockets(place: Place) -> "Collective":
+def receive(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """What the engine has posted. ClusterError where it is gone."""
+    data, descriptors, *_ = socket.recv_fds(line, 1, MOST_DESCRIPTORS)
+    while data and not data.endswith(b"\n"):
+        more = line.recv(1 << 16)  # nothing is posted before the last line is taken up
+        data = data + more if more else b""
+    if not data:
+        raise ClusterError("the engine that started this replica is gone")
+    return json.loads(data), descriptors
+
+
+def open_wire(place: Place, formation: Formation) -> "Collective":
+    """The transport that the verb chose, for this generation."""
+    return {"sockets": _sockets, "torch": _torch}[place.transport](place, formation)
+
+
+def only_wire(control: Control) -> "Collective":
+    """For work that ends with its first generation."""
+    control.send({"event": "joined"})
+    return open_wire(control.place, control.formation())
+
+
+def _sockets(place: Place, formation: Formation) -> "Collective":
     from samestep.wire.sockets import Sockets
 
-    connections = {peer: socket.socket(fileno=fd) for peer, fd in place.connections.items()}
-    return Sockets(place.rank, place.size, connections)
+    connections = {rank: socket.socket(fileno=descriptor) for rank, descriptor in formation.connections.items()}
+    rank = formation.members.index(place.replica)
+    return Sockets(rank, len(formation.members), connections, formation.generation)
 
 
-def _torch(place: Place) -> "Collective":
+def _torch(place: Place, formation: Formation) -> "Collective":
     from samestep.wire.torch_backend import TorchBackend
 
-    return TorchBackend(place.rank, place.size, Path(f"/proc/self/fd/{place.meeting}"))
+    rank, meeting = formation.members.index(place.replica), Path(f"/proc/self/fd/{place.meeting}")
+    return TorchBackend(rank, len(formation.members), meeting, formation.generation)
 
 
 def _die_with(engine: int) -> None:

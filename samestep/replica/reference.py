@@ -14,6 +14,7 @@ from torch import Tensor
 
 from samestep.data.cache import published
 from samestep.data.feed import Fixed, Reader
+from samestep.errors import ClusterError
 from samestep.model.task import Task
 from samestep.recipe.schema import Dpo
 from samestep.recover import digest
@@ -28,16 +29,36 @@ PARTS = ("train", "held_out")
 
 def attach(job: Job, task: Task, wire: Collective, readers: dict[str, Reader]) -> None:
     """Give the readers of the training and the held-out rows their references, where the objective needs them."""
+    if _needed(job):
+        _give(readers, _references(job, task, wire))
+
+
+def attach_kept(job: Job, task: Task, readers: dict[str, Reader]) -> None:
+    """The same for a replica that comes later: what the others have computed is kept on the disk. ClusterError if not.
+
+    To be called while the model is as it is before the first step.
+    """
+    if _needed(job):
+        folder = _folder(job, task)
+        found = _read(folder)
+        if found is None:
+            raise ClusterError(f"{folder} is not there, where the other replicas keep the reference; share the cache")
+        _give(readers, found)
+
+
+def _needed(job: Job) -> bool:
     objective = job.recipe.objective
-    if isinstance(objective, Dpo) and objective.reference == "start":
-        found = _references(job, task, wire)
-        for part, reader in readers.items():
-            reader.reference = found[part]
+    return isinstance(objective, Dpo) and objective.reference == "start"
+
+
+def _give(readers: dict[str, Reader], found: dict[str, Tensor]) -> None:
+    for part, reader in readers.items():
+        reader.reference = found[part]
 
 
 def _references(job: Job, task: Task, wire: Collective) -> dict[str, Tensor]:
     """float32[sequences] by part, for all sequences that stand in its rows; 0 for the others."""
-    folder = job.corpora[0].parent / f"reference-{_key(job, task)}"
+    folder = _folder(job, task)
     found = _read(folder)
     if not _everybody(wire, found is not None):
         found = {part: _computed(task, fixed_of(job, part), wire, number) for number, part in enumerate(PARTS)}
@@ -70,6 +91,10 @@ def _summed(wire: Collective, mine: Tensor, bucket: int) -> Tensor:
     everyone = [mine if r == wire.rank else torch.empty_like(mine) for r in range(wire.size)]
     all_gather(wire, Tag(0, Operation.REFERENCE, bucket), mine, everyone).wait()
     return torch.stack(everyone).sum(0)
+
+
+def _folder(job: Job, task: Task) -> Path:
+    return job.corpora[0].parent / f"reference-{_key(job, task)}"
 
 
 def _key(job: Job, task: Task) -> str:

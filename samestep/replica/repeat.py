@@ -8,14 +8,14 @@ from samestep.data.order import mix
 from samestep.replica import kernels
 from samestep.replica.board import Phase
 from samestep.replica.job import Job
-from samestep.replica.place import Control
+from samestep.replica.place import Control, only_wire
 from samestep.replica.setup import feed_of, task_of
 from samestep.sync.flat import trainable
-from samestep.wire.collective import Collective
 
 
-def repeat(job: Job, wire: Collective, control: Control) -> None:
-    """Send the names of the tensors whose gradient has other bits the second time."""
+def repeat(job: Job, control: Control) -> None:
+    """Send the names of the tensors whose gradient has other bits the second time. Done by one replica."""
+    only_wire(control).close()
     feed, task = feed_of(job), task_of(job)
     plan, named = feed.step(0), trainable(task.module)
     batch = feed.micro_batch(plan, 0, 0)
@@ -31,6 +31,5 @@ def repeat(job: Job, wire: Collective, control: Control) -> None:
     control.phase(1, Phase.BACKWARD)
     first, second = gradients(), gradients()
     differ = [name for name, a, b in zip(["loss", *named], first, second, strict=True) if not torch.equal(a, b)]
-    if wire.rank == 0:
-        control.send({"event": "repeated", "differ": differ, "kernels": kernels.describe()})
+    control.send({"event": "repeated", "differ": differ, "kernels": kernels.describe()})
     control.phase(1, Phase.DONE)

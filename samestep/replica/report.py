@@ -2,27 +2,28 @@
 
 import os
 import socket
-from typing import Any
+from typing import TYPE_CHECKING
 
-from samestep.data.feed import StepPlan
 from samestep.events import Event
-from samestep.model.task import Task
+from samestep.model.schedule import learning_rate
 from samestep.recipe.schema import Recover
 from samestep.recover import digest
 from samestep.replica import kernels
-from samestep.replica.job import Job
-from samestep.replica.place import Control
 from samestep.replica.step import Step, Sums
 from samestep.sync.flat import trainable
 
+if TYPE_CHECKING:
+    from samestep.replica.run import Run
 
-def started(step: Step) -> Event:
+
+def started(step: Step, generation: int) -> Event:
     return {
         "event": "started",
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "lanes": [step.lanes.start, step.lanes.stop],
         "kernels": kernels.describe(),
+        "generation": generation,
     }
 
 
@@ -32,31 +33,33 @@ def digest_due(step: int, wish: Recover) -> bool:
     return bool(regular or (wish.checkpoint_every and step > 1 and step % wish.checkpoint_every in (0, 1)))
 
 
-def tell(control: Control, *committing: Any) -> str | None:
-    """Send the event of a step, made of what `committed` takes. Returns the model's digest where one was taken."""
-    event = committed(*committing)
-    control.send(event)
+def tell(run: "Run") -> str | None:
+    """Send the event of the last step, if this process has made one. Returns the model's digest where one was taken."""
+    if run.step.sums is None or not run.step.number:
+        return None
+    event = committed(run, run.step.sums)
+    run.control.send(event)
     return event.get("digest")
 
 
-def committed(
-    job: Job, task: Task, plan: StepPlan, n: int, sums: Sums, rate: float, seconds: float, bytes_sent: int
-) -> Event:
-    """One step; `n` counts from 0, the event's `step` from 1. bytes_sent: by replica 0, since the start."""
+def committed(run: "Run", sums: Sums) -> Event:
+    """The last step, counted from 1. bytes_sent: by this replica, since its start."""
+    job, number = run.job, run.step.number
+    plan = run.feed.step(number - 1)
     event: Event = {
         "event": "step",
-        "step": n + 1,
+        "step": number,
         "loss": sums.loss,
         "gradient_norm": sums.gradient_norm,
-        "learning_rate": rate,
+        "learning_rate": learning_rate(number - 1, job.steps, job.recipe.optimizer),
         "tokens": plan.targets,
         "epoch": plan.epoch,
         "rows": [plan.places.start, plan.places.stop],
-        "seconds": round(seconds, 6),
-        "bytes_sent": bytes_sent,
+        "seconds": round(run.seconds, 6),
+        "bytes_sent": run.bytes_sent,
     }
-    if digest_due(n + 1, job.recipe.recover):
-        parameters = trainable(task.module)
+    if digest_due(number, job.recipe.recover):
+        parameters = trainable(run.task.module)
         event["digest"] = digest.of_tensors(parameters)
         if job.tensors:
             event["tensors"] = digest.per_tensor(parameters)

@@ -6,7 +6,7 @@ from samestep.data.order import mix
 from samestep.data.rows import rows_of
 from samestep.model.optim import rule
 from samestep.model.task import Task, build
-from samestep.replica.job import Job
+from samestep.replica.job import Job, copies
 from samestep.replica.step import Step
 from samestep.wire.collective import Collective
 
@@ -69,4 +69,5 @@ def step_of(job: Job, task: Task, wire: Collective) -> Step:
         clip=recipe.optimizer.clip,
         accumulate=recipe.batch.accumulate,
         strategy=recipe.sync.strategy,
+        copies=copies(recipe.sync.state, recipe.lanes),
     )

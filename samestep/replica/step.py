@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from samestep.errors import RecipeError, SamestepError
+from samestep.errors import NotFinite, RecipeError
 from samestep.model import optim
-from samestep.replica.state import State
+from samestep.replica.board import Wish
+from samestep.replica.state import Moments, State
 from samestep.sync import tree
 from samestep.sync.accumulate import Accumulator
 from samestep.sync.exact import Exact
@@ -27,9 +28,9 @@ from samestep.sync.exchange import Exchange
 from samestep.sync.fast import Fast
 from samestep.sync.flat import cut, trainable
 from samestep.sync.slices import Layout, layout
-from samestep.wire.collective import Collective, Operation, Tag, all_gather
+from samestep.wire.collective import Collective, Operation, Tag, all_gather, everybody_ready
 
-STRATEGIES: dict[str, Callable[[Any, Layout, int, torch.device], Exchange]] = {"exact": Exact, "fast": Fast}
+STRATEGIES: dict[str, Callable[[Any, Layout, int, int, torch.device], Exchange]] = {"exact": Exact, "fast": Fast}
 CLIP_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_
 
 
@@ -38,6 +39,7 @@ class Sums(NamedTuple):
 
     loss: float
     gradient_norm: float
+    wish: Wish = Wish.NONE
 
 
 class Step:
@@ -45,9 +47,10 @@ class Step:
 
     lanes: the equal shares of a step, each `accumulate` micro-batches; part of the result, unlike replicas.
     clip: the largest global gradient norm.
+    copies: replicas that keep the moments of each slice; with more than one, a replica can be lost.
 
     RecipeError if the module has no trainable float32 parameters or keeps batch statistics; PeerLost if
-    another replica goes away.
+    another replica goes away; NotFinite, on all replicas, for a loss or gradient that is NaN or infinite.
     """
 
     def __init__(
@@ -60,63 +63,97 @@ class Step:
         clip: float | None = None,
         accumulate: int = 1,
         strategy: str = "exact",
+        copies: int = 1,
         bucket: int | None = None,
     ) -> None:
         self._named = trainable(module)
-        parameters = list(self._named.values())
-        self._layout = layout([p.numel() for p in parameters], lanes, bucket=bucket)
-        self._exchange = STRATEGIES[strategy](wire, self._layout, lanes, parameters[0].device)
-        self._regions = [self._exchange.owned(b) for b in range(self._layout.buckets)]
-        self.state = State(parameters, self._layout, self._regions, rule)
-        self._sums = Accumulator(parameters, self._layout, self._exchange.turns(), accumulate, self._start)
-        self._wire, self._clip, self._count = wire, clip, lanes
+        self._parameters = list(self._named.values())
+        self.layout = layout([p.numel() for p in self._parameters], lanes, bucket=bucket)
+        self.state = State(self._parameters, self.layout, rule)
+        self.copies, self._strategy = copies, strategy
+        self._clip, self._count, self._micros = clip, lanes, accumulate
         self._buffers = _Unchanged(module)
-        self._micros = accumulate
         self.number = 0  # steps committed
+        self.sums: Sums | None = None  # of the last step that was reduced
         self.shapes = {name: list(parameter.shape) for name, parameter in self._named.items()}
+        self._begin(wire, None)
+
+    def regroup(self, wire: Collective, moments: Moments) -> None:
+        """Begin a generation on a fresh transport, with the moments of this replica's share in it. What is left of an
+        open step is forgotten.
+        """
+        self.close()
+        del self._gradients, self._exchange  # free their buffers before the new ones are made
+        if self.sums and self.sums.wish is Wish.GATHER:
+            self.sums = self.sums._replace(wish=Wish.NONE)  # it has come true
+        self._begin(wire, moments)
+
+    def _begin(self, wire: Collective, moments: Moments | None) -> None:
+        self._wire = wire
+        device = self._parameters[0].device
+        self._exchange = STRATEGIES[self._strategy](wire, self.layout, self._count, self.copies, device)
+        share = self._share = self._exchange.share
+        self.state.adopt(share, moments)
+        self._gradients = Accumulator(self._parameters, self.layout, share.turns, self._micros, self._start)
         self._losses: list[Tensor] = []
+        self.ready = False  # whether all that the commit of the open step needs is here
 
     @property
     def lanes(self) -> range:
         """The lanes that this replica computes, in order."""
-        return self._exchange.span
+        return self._share.span
 
     def backward(self, loss: Tensor) -> None:
         """Backward of one micro-batch; `loss` is a scalar, already divided by what the whole step sums over."""
         loss.backward()  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
-        self._sums.micro_batch_done()
+        self._gradients.micro_batch_done()
 
-    def reduce(self) -> Sums:
-        """Complete the step's gradient and agree on its loss and norm. Clips the gradient."""
+    def reduce(self, wish: Wish = Wish.NONE) -> Sums:
+        """Complete the step's gradient and agree on its loss and norm. Clips the gradient.
+
+        wish: what this replica has been told to do after this step; all learn of it in the same one.
+        """
         self._exchange.finish()
-        losses, norms, present = self._share_scalars()
+        losses, norms, present, (strongest,) = self._share_scalars(wish)
         loss, norm = tree.total(losses), math.sqrt(math.fsum(norms))
         if not math.isfinite(loss + norm):
             raise _not_finite(self.number, losses, norm)
         self._present = [bool(p) for p in present]
         if self._clip and norm > self._clip:
-            for region in self._regions:
-                cut(self._sums.buffers[0], region).mul_(self._clip / (norm + CLIP_EPSILON))
+            for region in self._share.owned:
+                cut(self._gradients.buffers[0], region).mul_(self._clip / (norm + CLIP_EPSILON))
         self._buffers.check()
-        return Sums(loss, norm)
+        self.sums = Sums(loss, norm, Wish(int(strongest)))
+        return self.sums
 
     def propose(self, learning_rate: float) -> None:
         """Compute the new weights and bring everybody's together, without changing any."""
         self._rate = learning_rate
-        gradient = self._sums.buffers[0]
+        gradient = self._gradients.buffers[0]
 
         def write(bucket: int, out: Tensor) -> None:
             self.state.propose(bucket, out, gradient, learning_rate, self._present)
 
-        self._exchange.gather(self.number, write, self._sums.buffers)
+        self._exchange.gather(self.number, write, self._gradients.buffers)
+        self.ready = True
 
     def commit(self) -> None:
-        """Make the proposed weights the weights."""
-        self.state.commit(self._sums.buffers[0], self._rate, self._present)
-        self._sums.begin()
+        """Make the proposed weights the weights, once every replica has them all: then no death can part them."""
+        everybody_ready(self._wire, Tag(self.number, Operation.READY))
+        self._apply()
+
+    def settle(self, number: int) -> None:
+        """After a peer was lost: commit the open step alone where others have, so that `number` steps are committed."""
+        if number > self.number:
+            self._apply()
+
+    def _apply(self) -> None:
+        self.state.commit(self._gradients.buffers[0], self._rate, self._present)
+        self._gradients.begin()
         self._losses.clear()
         self.number += 1
+        self.ready = False
 
     def update(self, learning_rate: float) -> Sums:
         """reduce, propose and commit in one call."""
@@ -127,27 +164,30 @@ class Step:
 
     def owned_gradient(self) -> dict[tuple[int, int], Tensor]:
         """Between reduce and propose: copies of the pieces owned, by parameter and the piece's start inside it."""
-        regions, whole = self._layout.regions, self._sums.buffers[0]
-        pieces = [piece for region in self._regions for _, piece in self._layout.pieces_in(region)]
+        regions, whole = self.layout.regions, self._gradients.buffers[0]
+        pieces = [piece for region in self._share.owned for _, piece in self.layout.pieces_in(region)]
         return {(p.parameter, p.start - regions[p.parameter].start): whole[p.start : p.stop].clone() for p in pieces}
 
     def close(self) -> None:
         """Take the hooks off the module. Its weights stay as they are."""
-        self._sums.close()
+        self._gradients.close()
 
     def _start(self, bucket: int) -> None:
-        self._exchange.start(self.number, bucket, self._sums.buffers)
+        self._exchange.start(self.number, bucket, self._gradients.buffers)
 
-    def _share_scalars(self) -> tuple[list[float], list[float], list[float]]:
-        """Of all replicas: the loss of each lane, the sum of squares of each slice, which parameters had gradients."""
-        norms = self.state.norms(self._sums.buffers[0])
-        mine = torch.cat([self._lane_losses(), norms, self._sums.present.double()])
+    def _share_scalars(self, wish: Wish) -> list[list[float]]:
+        """Of all replicas: the loss of each lane, the sum of squares of each slice, which parameters had gradients, and
+        the strongest wish.
+        """
+        norms = self.state.norms(self._gradients.buffers[0])
+        wished = torch.tensor([wish], dtype=torch.float64)
+        mine = torch.cat([self._lane_losses(), norms, self._gradients.present.double(), wished])
         everyone = [mine if r == self._wire.rank else torch.empty_like(mine) for r in range(self._wire.size)]
         all_gather(self._wire, Tag(self.number, Operation.SCALARS), mine, everyone).wait()
         # One replica has each lane and owns each slice (all, in `fast`): the others hold zeros there.
         merged = torch.stack(everyone)
-        losses, squares, present = torch.split(merged, [self._count, len(norms), len(self._named)], dim=1)
-        return losses.sum(0).tolist(), squares.amax(0).tolist(), present.amax(0).tolist()
+        losses, *others = torch.split(merged, [self._count, len(norms), len(self._named), 1], dim=1)
+        return [losses.sum(0).tolist(), *(other.amax(0).tolist() for other in others)]
 
     def _lane_losses(self) -> Tensor:
         losses = torch.zeros(self._count, dtype=torch.float64)
@@ -172,9 +212,11 @@ class _Unchanged:
                 )
 
 
-def _not_finite(step: int, losses: Sequence[float], norm: float) -> SamestepError:
-    bad = [lane for lane, loss in enumerate(losses) if not math.isfinite(loss)]
-    where = f"the loss of lane {bad[0]} is {losses[bad[0]]}" if bad else f"the gradient norm is {norm}"
-    return SamestepError(
-        f"step {step + 1}: {where}; nothing was applied; lower optimizer.learning_rate or look at that step's samples"
+def _not_finite(step: int, losses: Sequence[float], norm: float) -> NotFinite:
+    lane = next((lane for lane, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    what = f"the gradient norm is {norm}" if lane is None else f"the loss of lane {lane} is {losses[lane]}"
+    error = NotFinite(
+        f"step {step + 1}: {what}; nothing was applied; lower optimizer.learning_rate or look at that step's samples"
     )
+    error.what, error.lane = what, lane
+    return error

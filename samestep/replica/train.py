@@ -5,60 +5,77 @@ import time
 import torch
 
 from samestep.data.order import mix
+from samestep.errors import PeerLost
 from samestep.model.schedule import learning_rate
-from samestep.recover.disk import Disk
-from samestep.replica import kernels, reference
-from samestep.replica.board import Phase
-from samestep.replica.checkpoints import Checkpoints
+from samestep.replica.board import Phase, Wish
+from samestep.replica.crew import Crew
 from samestep.replica.finish import finish
 from samestep.replica.job import Job
+from samestep.replica.notfinite import traced
 from samestep.replica.place import Control
-from samestep.replica.report import started, tell
-from samestep.replica.setup import feed_of, fixed_of, step_of, task_of
-from samestep.replica.watch import Watch
-from samestep.wire.collective import Collective
+from samestep.replica.report import tell
+from samestep.replica.run import Run
+from samestep.wire.collective import Operation, Tag, everybody_ready
+
+END = 2  # in the place of a bucket: ready to end
 
 
-def train(job: Job, wire: Collective, control: Control) -> None:
-    """Train from the first step to `job.stop`; then evaluate, save and show a sample if so wished."""
-    recipe, phase = job.recipe, control.phase
-    feed, held_out, task = feed_of(job), fixed_of(job, "held_out"), task_of(job)
-    step = step_of(job, task, wire)
-    if recipe.sync.strategy == "exact":
-        kernels.agree(wire, kernels.describe())
-    control.send(started(step))
-    reference.attach(job, task, wire, {"train": feed.reader, "held_out": held_out.reader})
-    watch = Watch(job, task, held_out, wire, control)
-    checkpoints = Checkpoints(job, step, watch, control, Disk())
-    done = checkpoints.resume()
-    watch.begin(done)
+def train(job: Job, control: Control) -> None:
+    """Train to `job.stop`, with those that are left when a replica is lost."""
+    crew = Crew(job, control)
+    over = False
+    while not over:
+        try:
+            over = steps(crew.join())
+        except PeerLost:
+            over = False  # the engine knows who it was
+        if not over:
+            crew.leave()
+    crew.close()
 
-    for n in range(done, job.stop):
-        began = time.perf_counter()
+
+def steps(run: Run) -> bool:
+    """Steps of one generation. True at the end of the job, False where a new generation is wished for."""
+    recipe, step, task, phase = run.job.recipe, run.step, run.task, run.control.phase
+    wish = after(run)  # what the last step entails may have been cut off by a death
+    while wish is Wish.NONE and not run.over:
+        n, began = step.number, time.perf_counter()
         phase(n + 1, Phase.DATA)
-        plan = feed.step(n)
+        plan = run.feed.step(n)
         for lane in step.lanes:
             for micro in range(recipe.batch.accumulate):
-                batch = feed.micro_batch(plan, lane, micro)
+                batch = run.feed.micro_batch(plan, lane, micro)
                 torch.manual_seed(mix(recipe.seed, n, lane, micro))
                 phase(n + 1, Phase.FORWARD)
                 loss = task.loss(batch) / task.terms(plan.targets, plan.pieces)
                 phase(n + 1, Phase.BACKWARD)
                 step.backward(loss)
         phase(n + 1, Phase.EXCHANGE)
-        sums = step.reduce()
+        with traced(run, plan):
+            step.reduce(run.control.wish(run.generation))
         phase(n + 1, Phase.UPDATE)
-        rate = learning_rate(n, job.steps, recipe.optimizer)
-        step.propose(rate)
+        step.propose(learning_rate(n, run.job.steps, recipe.optimizer))
         step.commit()
-        seconds = time.perf_counter() - began
-        digest = tell(control, job, task, plan, n, sums, rate, seconds, wire.bytes_sent) if wire.rank == 0 else None
-        enough = watch.after(step.number)
-        checkpoints.after(digest)
-        if enough:
-            break
+        run.seconds = time.perf_counter() - began
+        wish = after(run)
+    return wish is not Wish.GATHER and end(run, stopped=wish is Wish.STOP)
 
-    checkpoints.wait()
-    if job.finish:
-        finish(job, task, watch, wire, control, step.number)
-    phase(step.number, Phase.DONE)
+
+def after(run: Run) -> Wish:
+    """What a committed step entails. Done again by the next generation where a replica is lost in it; the engine drops
+    what it has been told before.
+    """
+    digest = tell(run) if run.wire.rank == 0 else None
+    run.watch.after(run.step.number)
+    wish = run.step.sums.wish if run.step.sums else Wish.NONE
+    run.checkpoints.after(digest, wish is Wish.STOP)
+    return wish
+
+
+def end(run: Run, stopped: bool) -> bool:
+    run.checkpoints.wait()
+    if run.job.finish and not stopped:
+        finish(run)
+    run.control.phase(run.step.number, Phase.DONE)
+    everybody_ready(run.wire, Tag(run.step.number, Operation.READY, END))
+    return True

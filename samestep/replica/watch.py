@@ -20,11 +20,16 @@ from samestep.wire.collective import Collective
 class Watch:
     """All replicas take part and come to the same decisions; replica 0 writes."""
 
-    def __init__(self, job: Job, task: Task, rows: Fixed, wire: Collective, control: Control) -> None:
-        self._job, self._task, self._rows, self._wire, self._control = job, task, rows, wire, control
+    def __init__(self, job: Job, task: Task, rows: Fixed, control: Control) -> None:
+        self._job, self._task, self._rows, self._control = job, task, rows, control
         self._last = -1  # step of the last evaluation
         self._best: float | None = None
         self._waited = 0  # evaluations since the best
+        self._before = self.state()  # the last evaluation
+
+    def enter(self, wire: Collective) -> None:
+        """Take part in a generation."""
+        self._wire = wire
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, in JSON."""
@@ -33,23 +38,27 @@ class Watch:
     def restore(self, state: Mapping[str, Any]) -> None:
         self._last, self._best, self._waited = state["last"], state["best"], state["waited"]
 
-    def begin(self, done: int) -> None:
-        """The model before the first step, for comparison: it is never the best one. Nothing under `every: 0`, nor
-        where `done` steps were made in an earlier life of the run.
-        """
-        if self._job.recipe.evaluate.every and len(self._rows) and not done:
-            self._tell(0, self._evaluated(0), better=False)
+    def rewind(self, step: int) -> None:
+        """Forget an evaluation of `step`: it is made again, since some may not have come to its end."""
+        if self._last == step:
+            self.restore(self._before)
 
-    def after(self, step: int) -> bool:
-        """To be called after each step, counted from 1: evaluates where it is due. Whether the run should end."""
+    @property
+    def enough(self) -> bool:
+        """Whether the run should end: its held-out loss has not got lower for as long as the recipe waits."""
+        patience = self._job.recipe.evaluate.patience
+        return patience is not None and self._waited >= patience
+
+    def after(self, step: int) -> None:
+        """To be called after each step: evaluates where it is due and has not been done. Step 0 is the model before
+        the first one, for comparison: it is never the best.
+        """
         wish = self._job.recipe.evaluate
-        if not wish.every or step % wish.every or not len(self._rows):
-            return False
+        if not wish.every or step % wish.every or not len(self._rows) or step == self._last:
+            return
         self._look(step)
-        patient = wish.patience is None or self._waited < wish.patience
-        if not patient and self._wire.rank == 0:
+        if self.enough and self._wire.rank == 0:
             self._control.send({"event": "stopped_early", "step": step, "waited": self._waited, "best": self._best})
-        return not patient
 
     def end(self, step: int) -> None:
         """The last evaluation, where the last step had none."""
@@ -57,9 +66,10 @@ class Watch:
             self._look(step)
 
     def _look(self, step: int) -> None:
-        found, self._last = self._evaluated(step), step
-        better = found.loss < (math.inf if self._best is None else self._best)  # no loss that is not a number
-        self._best, self._waited = (found.loss, 0) if better else (self._best, self._waited + 1)
+        found, self._before, self._last = self._evaluated(step), self.state(), step
+        better = step > 0 and found.loss < (math.inf if self._best is None else self._best)  # no NaN
+        if step:
+            self._best, self._waited = (found.loss, 0) if better else (self._best, self._waited + 1)
         self._tell(step, found, better)
         if better and self._job.recipe.evaluate.best and self._wire.rank == 0:
             self._keep(step, found)

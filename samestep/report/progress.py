@@ -38,7 +38,9 @@ class Speed:
 
 
 class Progress(Protocol):
-    """Shows a run as it goes on, until it is closed."""
+    """Shows a run as it goes on, until it is closed. replicas: those that take part now."""
+
+    replicas: int
 
     def step(self, event: Event) -> None:
         """A step is committed."""
@@ -54,7 +56,7 @@ class Lines:
     """For logs: the first step, then one line every `every` steps, and the last."""
 
     def __init__(self, write: Callable[[str], None], steps: int, replicas: int, every: int) -> None:
-        self._write, self._steps, self._replicas, self._every = write, steps, replicas, every
+        self._write, self._steps, self.replicas, self._every = write, steps, replicas, every
         self._speed = Speed()
 
     def step(self, event: Event) -> None:
@@ -64,7 +66,7 @@ class Lines:
             self._write(
                 f"step {step}/{self._steps}  loss {event['loss']:.4f}  "
                 f"{self._speed.tokens_per_second:,.0f} tokens/s  "
-                f"{units.duration(self._speed.seconds_for(self._steps - step))} left  {self._replicas} replicas"
+                f"{units.duration(self._speed.seconds_for(self._steps - step))} left  {self.replicas} replicas"
             )
 
     def note(self, message: str) -> None:
@@ -78,7 +80,7 @@ class LivePanel:
     """For terminals: one panel, redrawn at each step."""
 
     def __init__(self, console: Console, title: str, steps: int, replicas: int) -> None:
-        self._title, self._steps, self._replicas = title, steps, replicas
+        self._title, self._steps, self.replicas = title, steps, replicas
         self._speed = Speed()
         self._live = Live(self._panel(None), console=console, auto_refresh=False)
         self._live.start(refresh=True)
@@ -95,7 +97,7 @@ class LivePanel:
 
     def _panel(self, event: Event | None) -> Panel:
         if event is None:
-            return Panel(Text(f"starting {self._replicas} replicas"), title=self._title, title_align="left")
+            return Panel(Text(f"starting {self.replicas} replicas"), title=self._title, title_align="left")
         left = self._steps - event["step"]
         table = Table.grid(padding=(0, 3), expand=True)
         table.add_row("step", "loss", "tokens/s", "time left", "replicas", style="dim")
@@ -104,7 +106,7 @@ class LivePanel:
             f"{event['loss']:.4f}",
             f"{self._speed.tokens_per_second:,.0f}",
             units.duration(self._speed.seconds_for(left)),
-            str(self._replicas),
+            str(self.replicas),
         )
         grid = Table.grid(expand=True)
         grid.add_row(table)

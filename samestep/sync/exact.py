@@ -12,14 +12,26 @@ import torch
 from torch import Tensor
 
 from samestep.sync import tree
-from samestep.sync.accumulate import Turn, turns
+from samestep.sync.accumulate import turns
 from samestep.sync.exchange import Propose
 from samestep.sync.flat import cut
+from samestep.sync.share import Share, held, holders
 from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
 from samestep.wire.collective import Collective, Operation, Tag, Work
 
 WINDOW = 2  # buckets on their way at once; what arrives takes a slot of the scratch: 4 were no faster
+
+
+def share(layout: Layout, lanes: int, rank: int, size: int, copies: int) -> Share:
+    """What `rank` of `size` replicas has to do."""
+    span = tree.spans(lanes, size)[rank]
+    return Share(
+        span,
+        turns([tree.merges(part) for part in tree.parts(lanes, span)]),
+        [layout.owned(bucket, rank, size) for bucket in range(layout.buckets)],
+        held(layout, rank, size, copies),
+    )
 
 
 class _UnderWay(NamedTuple):
@@ -31,26 +43,17 @@ class _UnderWay(NamedTuple):
 class Exact:
     """One replica's exchange of gradients and weights."""
 
-    def __init__(self, wire: Collective, layout: Layout, lanes: int, device: torch.device) -> None:
+    def __init__(self, wire: Collective, layout: Layout, lanes: int, copies: int, device: torch.device) -> None:
         self._wire, self._layout, self._lanes = wire, layout, lanes
-        self._spans = tree.spans(lanes, wire.size)
-        self._parts = [tree.parts(lanes, span) for span in self._spans]
+        self._parts = [tree.parts(lanes, span) for span in tree.spans(lanes, wire.size)]
+        self._holders = holders(wire.rank, wire.size, copies)
+        self.share = share(layout, lanes, wire.rank, wire.size, copies)
         self._peers = [r for r in range(wire.size) if r != wire.rank]
         self._waiting: deque[tuple[int, int, Sequence[Tensor]]] = deque()
         self._under_way: deque[_UnderWay] = deque()
         incoming = sum(len(self._parts[r]) for r in self._peers)
-        self._slot = incoming * max(self.owned(b).size for b in range(layout.buckets))  # a bucket's partial sums
+        self._slot = incoming * max(region.size for region in self.share.owned)  # a bucket's partial sums
         self._scratch = torch.zeros(WINDOW * self._slot, device=device)
-
-    @property
-    def span(self) -> range:
-        return self._spans[self._wire.rank]
-
-    def turns(self) -> list[Turn]:
-        return turns([tree.merges(part) for part in self._parts[self._wire.rank]])
-
-    def owned(self, bucket: int) -> Region:
-        return self._owned_by(bucket, self._wire.rank)
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         """Never blocks: a bucket that finds the window full is sent later."""
@@ -72,7 +75,7 @@ class Exact:
 
     def _send(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         mine = self._parts[self._wire.rank]
-        region = self.owned(bucket)
+        region = self.share.owned[bucket]
         sums = {part: cut(buffer, region) for part, buffer in zip(mine, buffers, strict=False)}
         receives = self._places(bucket, region.size)
         for peer, places in receives.items():
@@ -89,12 +92,13 @@ class Exact:
         for bucket in range(self._layout.buckets):
             if len(works) == WINDOW:
                 works.popleft().wait()
-            start = self._slot * (bucket % WINDOW)
-            new = self._scratch[start : start + self.owned(bucket).size]
+            start, region = self._slot * (bucket % WINDOW), self.share.owned[bucket]
+            new = self._scratch[start : start + region.size]
             propose(bucket, new)
+            gradient = cut(buffers[0], region)
+            sends = {r: [gradient if r in self._holders else new] for r in self._peers}
             receives = {r: [cut(buffers[0], self._owned_by(bucket, r))] for r in self._peers}
-            tag = Tag(step, Operation.GATHER, bucket)
-            works.append(self._wire.exchange(tag, {r: [new] for r in self._peers}, receives))
+            works.append(self._wire.exchange(Tag(step, Operation.GATHER, bucket), sends, receives))
         for work in works:
             work.wait()
 

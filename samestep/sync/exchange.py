@@ -5,24 +5,17 @@ from typing import Protocol
 
 from torch import Tensor
 
-from samestep.sync.accumulate import Turn
-from samestep.sync.slices import Region
+from samestep.sync.share import Share
 
 Propose = Callable[[int, Tensor], None]  # (bucket, out): write the new weights of its owned region to out
 
 
 class Exchange(Protocol):
-    """One replica's side of a strategy. All replicas call the methods in one order; a new one starts afresh."""
+    """One replica's side of a strategy in one generation. All replicas call the methods in one order."""
 
     @property
-    def span(self) -> range:
-        """The lanes of this replica."""
-
-    def turns(self) -> list[Turn]:
-        """How these lanes are added up; the first buffer will hold the step's gradient."""
-
-    def owned(self, bucket: int) -> Region:
-        """The region of a bucket that this replica updates."""
+    def share(self) -> Share:
+        """What this replica computes, updates and keeps."""
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         """A bucket of this replica's sums is complete: start its reduction. Called in backward."""
@@ -31,4 +24,4 @@ class Exchange(Protocol):
         """Complete all reductions: the owned regions of the first buffer hold the step's gradient."""
 
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
-        """Bring the new weights of the regions that others own into the first buffer."""
+        """Bring into the first buffer the gradient of the regions held, and of all others the new weights."""

@@ -9,29 +9,25 @@ import torch
 from torch import Tensor
 
 from samestep.sync import tree
-from samestep.sync.accumulate import Turn, turns
+from samestep.sync.accumulate import turns
 from samestep.sync.exchange import Propose
 from samestep.sync.flat import cut
-from samestep.sync.slices import Layout, Region
+from samestep.sync.share import Share, held
+from samestep.sync.slices import Layout
 from samestep.wire.collective import Operation, Reducing, Tag, Work
 
 
 class Fast:
-    def __init__(self, wire: Reducing, layout: Layout, lanes: int, device: torch.device) -> None:
-        del device  # holds no buffer
-        self._wire, self._layout = wire, layout
-        self.span = tree.spans(lanes, wire.size)[wire.rank]
+    def __init__(self, wire: Reducing, layout: Layout, lanes: int, copies: int, device: torch.device) -> None:
+        del copies, device  # everything is held by all, and no buffer is
+        self._wire = wire
+        span, whole = tree.spans(lanes, wire.size)[wire.rank], held(layout, 0, 1, 1)
+        self.share = Share(span, turns([[0] + [1] * (len(span) - 1)]), [regions[0] for regions in whole], whole)
         self._under_way: list[Work] = []
-
-    def turns(self) -> list[Turn]:
-        return turns([[0] + [1] * (len(self.span) - 1)])
-
-    def owned(self, bucket: int) -> Region:
-        return self._layout.bucket_region(bucket)
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         if self._wire.size > 1:
-            tensor = cut(buffers[0], self.owned(bucket))
+            tensor = cut(buffers[0], self.share.owned[bucket])
             self._under_way.append(self._wire.all_reduce(Tag(step, Operation.REDUCE, bucket), tensor))
 
     def finish(self) -> None:

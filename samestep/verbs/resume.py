@@ -18,7 +18,7 @@ from samestep.recover.disk import Disk
 from samestep.recover.journal import Journal
 from samestep.report.progress import progress, reading
 from samestep.verbs.prepare import Prepared, prepare
-from samestep.verbs.train import ENGINES, Summary, execute, opening
+from samestep.verbs.train import ENGINES, Summary, carry_out, opening
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
 FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the journal: what the numbers follow from
@@ -58,7 +58,7 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
         written.write(_event(before, prepared, began))
         with contextlib.closing(panel):
             job = prepared.job("train", run, folder)
-            execute(job, ENGINES[engine](), written, panel, summary, _replayed(before))
+            carry_out(job, ENGINES[engine](), written, panel, summary, _replayed(before))
         seconds = round(time.time() - began, 3)
         written.write({"event": "finished", "seconds": seconds, "digest": summary.digest})
     return summary

@@ -3,33 +3,30 @@
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from samestep.data.corpus import Corpus
-from samestep.errors import RecipeError, VerifyError
+from samestep.errors import ClusterError, RecipeError
 from samestep.events import Event
-from samestep.launch.engine import Engine, Program
+from samestep.launch.engine import Engine, Program, Restore
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
-from samestep.recover import checkpoint
-from samestep.recover.disk import Disk
+from samestep.recipe.schema import Recipe
 from samestep.recover.journal import Journal
-from samestep.recover.keeper import Keeper
-from samestep.replica.job import Job
+from samestep.recover.protocol import Terms
+from samestep.replica.job import Job, copies
 from samestep.report.progress import Progress, progress, reading
+from samestep.verbs.logbook import Logbook
 from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
 TRANSPORTS = {"exact": "sockets", "fast": "torch"}  # by strategy: fast needs the backend's all-reduce
-UNSAVED = {
-    "save_failed": "trying again under another name",
-    "checkpoint_failed": "training goes on, and the checkpoint before it stays",
-}
 REPLICA = (sys.executable, "-P", "-m", "samestep.replica")
 
 
@@ -87,9 +84,26 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     with Journal(folder / "journal.jsonl") as journal:
         journal.write(opening(prepared, began))
         with contextlib.closing(panel):
-            execute(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
+            carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
         journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
     return summary
+
+
+def carry_out(
+    job: Job,
+    engine: Engine,
+    journal: Journal,
+    panel: Progress,
+    summary: Summary,
+    replayed: Mapping[int, str] | None = None,
+) -> None:
+    """`execute`, with signals asking for a stop. Raises Stopped where one did; says how a run that fails goes on."""
+    try:
+        with Stopping(engine, panel.note, summary.run) as stopping:
+            execute(job, engine, journal, panel, summary, replayed, stopping.seen)
+    except ClusterError as error:
+        error.args = (f"{error}; samestep resume {summary.run} goes on from the last checkpoint",)
+        raise
 
 
 def execute(
@@ -99,57 +113,42 @@ def execute(
     panel: Progress | None,
     summary: Summary,
     replayed: Mapping[int, str] | None = None,
+    seen: Callable[[Event], None] = lambda event: None,
 ) -> None:
-    """Run a job's replicas; their events go to the journal, the summary and the panel, shards to checkpoints.
+    """Run a job's replicas.
 
     replayed: step -> the digest that it had before, of steps that are computed again.
     """
 
-    def tell(event: Event) -> None:
-        if event["event"] == "step":
-            _compare(event, replayed or {})
-        journal.write(event)
-        summary.add(event)
-        if panel:
-            _show(panel, event)
-
-    def on_event(event: Event) -> None:
-        if event["event"] == "shard":
-            keeper.shard(event, job.recipe.run.replicas)
-        else:
-            tell(event)
-        for told in keeper.told():
-            tell(told)
-
-    keeper = Keeper(job.run / checkpoint.FOLDER, job.recipe.recover.keep, Disk())
+    logbook = Logbook(job, journal, panel, summary, replayed, seen)
     try:
-        engine.run(program(job), job.recipe.run.replicas, on_event)
+        engine.run(replace(program(job), restore=_restore(job, logbook)), terms(job.recipe), logbook.hear)
     finally:
-        keeper.close()
-        for told in keeper.told():
-            tell(told)
+        logbook.close()
 
 
-def _show(panel: Progress, event: Event) -> None:
-    if event["event"] == "step":
-        panel.step(event)
-    elif event["event"] in UNSAVED:
-        panel.note(f"checkpoint of step {event['step']}: {event['reason']}; {UNSAVED[event['event']]}")
-
-
-def _compare(event: Event, wanted: Mapping[int, str]) -> None:
-    """Raises VerifyError where a step that was computed again has another digest than the first time."""
-    was = wanted.get(event["step"])
-    if was is not None and event.get("digest", was) != was:
-        raise VerifyError(
-            f"step {event['step']} was computed again and has another digest ({event['digest']}, before {was}): code, "
-            f"data, versions or hardware have changed; samestep verify finds kernels that do not repeat"
-        )
+def _restore(job: Job, logbook: Logbook) -> Restore | None:
+    """The strategy fast survives nobody: its transport cannot be woken, and its bits follow the number of replicas."""
+    return logbook.restore if job.recipe.sync.strategy == "exact" else None
 
 
 def program(job: Job) -> Program:
+    """It ends with the first replica that is lost."""
     recipe = job.recipe
-    return Program(REPLICA, TRANSPORTS[recipe.sync.strategy], recipe.compute.threads, job.dump(), job.run / "logs")
+    return Program(
+        REPLICA,
+        TRANSPORTS[recipe.sync.strategy],
+        recipe.compute.threads,
+        job.dump(),
+        job.run / "logs",
+        ends_silent=recipe.run.silent == "end",
+    )
+
+
+def terms(recipe: Recipe) -> Terms:
+    """Who may take part, by the recipe."""
+    held = copies(recipe.sync.state, recipe.lanes)
+    return Terms(recipe.run.replicas, recipe.lanes, held, recipe.run.replace)
 
 
 def opening(prepared: Prepared, now: float) -> Event:

@@ -14,7 +14,7 @@ from samestep.launch.local import Local
 from samestep.recipe.schema import Recipe
 from samestep.replica.job import Job
 from samestep.verbs.prepare import prepare
-from samestep.verbs.train import program
+from samestep.verbs.train import program, terms
 
 COMPARED = ("loss", "gradient_norm", "digest")
 
@@ -97,7 +97,7 @@ def lines(verdict: Verdict) -> list[str]:
 
 def _events(job: Job, kind: str) -> list[Event]:
     found: list[Event] = []
-    Local().run(program(job), job.recipe.run.replicas, found.append)
+    Local().run(program(job), terms(job.recipe), found.append)
     return [event for event in found if event["event"] == kind]
 
 

@@ -19,6 +19,8 @@ class Operation(IntEnum):
     EVALUATE = 4
     AGREE = 5  # fingerprints at the start
     REFERENCE = 6  # log-probabilities under the reference model
+    READY = 7  # all that the next move needs has arrived
+    HANDOVER = 8  # weights and moments to those that have to hold them in a new generation
 
 
 class Tag(NamedTuple):
@@ -71,3 +73,13 @@ def all_gather(wire: Collective, tag: Tag, mine: "Tensor", others: Sequence["Ten
     """Send `mine` to everybody and receive replica r's into `others[r]` (own place unused)."""
     peers = [r for r in range(wire.size) if r != wire.rank]
     return wire.exchange(tag, {r: [mine] for r in peers}, {r: [others[r]] for r in peers})
+
+
+def everybody_ready(wire: Collective, tag: Tag) -> None:
+    """Return once all replicas have called it. What a replica waits for here nobody can miss any more: where one of
+    them passes, the others can move on by themselves, whoever dies. PeerLost where that cannot be known.
+    """
+    import torch
+
+    word = torch.ones(1, dtype=torch.uint8)
+    all_gather(wire, tag, word, [torch.zeros_like(word) for _ in range(wire.size)]).wait()

@@ -100,13 +100,23 @@ def test_frozen_parameters_stay_as_they_are(strategy):
     assert torch.equal(weights[: len(frozen)], frozen)
 
 
-def test_exact_sends_no_more_than_a_ring_where_spans_are_subtrees():
+@pytest.mark.parametrize("copies", [1, 2, 8])
+def test_exact_sends_no_more_than_a_ring_where_spans_are_subtrees(copies):
     module = network()
     size = sum(-(-p.numel() // 16) * 16 for p in module.parameters()) * 4
     for replicas in (2, 4, 8):
-        scalars = (replicas - 1) * 8 * (8 + len(train_layout(module)) + 4)
-        sent = [result[2] / 3 - scalars for result in train(module, "exact", replicas)]
+        # 8 lanes' losses, norms, 4 parameters' presence and a wish, in float64, and the byte that says ready
+        scalars = (replicas - 1) * (8 * (8 + len(train_layout(module)) + 4 + 1) + 1)
+        sent = [result[2] / 3 - scalars for result in train(module, "exact", replicas, copies=copies)]
         assert sum(sent) == pytest.approx(2 * size * (replicas - 1))
+
+
+@pytest.mark.parametrize("replicas", [2, 3, 8])
+def test_copies_of_the_moments_change_no_bit(replicas):
+    alone = train(network(), "exact", 1)[0]
+    for copies in (1, 2, 8):
+        for result in train(network(), "exact", replicas, copies=copies):
+            assert result[0] == alone[0] and torch.equal(result[1], alone[1])
 
 
 def train_layout(module):

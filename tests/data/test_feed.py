@@ -193,3 +193,14 @@ def test_weights_say_how_often_an_epoch_reads_each_source(weights: list[float], 
         step = feed.step(n)
         seen.update(step.rows[step.rows != MISSING].tolist())
     assert seen == {row: 2 * times[row >= 4] for row in range(10)}
+
+
+def test_a_row_knows_its_source_and_the_sequences_in_it() -> None:
+    lengths = [3, 5, 4, 6]  # packed into rows of 4 positions: 0-3, 4-7, 8-11, 12-15, 16
+    packed = Reader([streamed(corpus([9]), True), streamed(corpus(lengths), True)], context=CONTEXT, eos=EOS)
+    assert [packed.origin(row) for row in range(2, 7)] == [(1, [0, 1]), (1, [1]), (1, [2]), (1, [3]), (1, [3])]
+    tokens = corpus(lengths)
+    rows = apart(tokens.ends, fit(tokens.ends, None, 8, too_long="skip"), 8)
+    reader = Reader([Source(tokens, rows)], context=8, eos=EOS)
+    assert sorted(sequence for row in range(len(rows)) for sequence in reader.origin(row)[1]) == [0, 1, 2, 3]
+    assert rows.sequences is not None and reader.origin(0)[1] == rows.sequences[: rows.ends[0]].tolist()

@@ -9,8 +9,10 @@ import psutil
 import pytest
 
 from samestep.errors import ClusterError, DataError, SamestepError
+from samestep.launch.child import MALLOC
 from samestep.launch.engine import Program
-from samestep.launch.local import MALLOC, Local
+from samestep.launch.local import Local
+from samestep.recover.protocol import Terms
 
 PRELUDE = """
 import os, signal, sys, time
@@ -18,8 +20,11 @@ from samestep.errors import DataError, PeerLost
 from samestep.replica.board import Phase
 from samestep.replica.place import connect
 control = connect(os.environ)
-rank = control.place.rank
+control.send({"event": "joined"})
+formation = control.formation()
+rank = formation.members.index(control.place.replica)
 """
+ENGINES_OWN = ("formed", "left")
 FAIL = """
 try:
     {}
@@ -29,11 +34,12 @@ except BaseException as error:
 """
 
 
-def run(body, replicas=3, logs=None):
+def run(body, replicas=3, logs=None, restore=None, copies=2, replace=False):
     events = []
     command = [sys.executable, "-c", PRELUDE + body]
-    Local().run(Program(command, work={"word": "hello"}, logs=logs), replicas, events.append)
-    return events
+    program = Program(command, work={"word": "hello"}, logs=logs, restore=restore)
+    Local().run(program, Terms(replicas, 8, copies, replace=replace), events.append)
+    return [event for event in events if event["event"] not in ENGINES_OWN] if restore is None else events
 
 
 def children():
@@ -48,7 +54,7 @@ def nothing_is_left():
 
 
 def test_every_replica_gets_its_place_and_its_events_arrive_with_its_rank():
-    events = run("control.send({'event': 'x', 'size': control.place.size, 'word': control.place.work['word']})")
+    events = run("control.send({'event': 'x', 'size': len(formation.members), 'word': control.place.work['word']})")
     assert sorted(e["rank"] for e in events) == [0, 1, 2]
     assert all(e["size"] == 3 and e["word"] == "hello" for e in events)
 
@@ -68,9 +74,9 @@ def test_glibc_is_told_how_to_keep_memory_unless_the_user_has(monkeypatch):
 def test_replicas_are_connected_pairwise():
     body = """
 import socket
-for peer, descriptor in control.place.connections.items():
+for peer, descriptor in formation.connections.items():
     socket.socket(fileno=descriptor).send(bytes([rank])) if peer > rank else None
-for peer, descriptor in control.place.connections.items():
+for peer, descriptor in formation.connections.items():
     if peer < rank:
         control.send({'event': 'x', 'from': os.read(descriptor, 1)[0], 'peer': peer})
 """
@@ -121,7 +127,7 @@ def test_an_exit_code_without_a_word_is_a_failure():
 
 def test_a_command_that_cannot_start_leaves_nothing():
     with pytest.raises(ClusterError, match="replica 0 could not be started"):
-        Local().run(Program(["/no/such/program"]), 2, lambda event: None)
+        Local().run(Program(["/no/such/program"]), Terms(2, 2), lambda event: None)
 
 
 def test_the_output_of_replicas_goes_to_their_logs(tmp_path):
@@ -133,9 +139,11 @@ def test_no_replica_and_no_port_is_left_when_the_engine_is_killed():
     body = "control.send({'event': 'x'}); time.sleep(60)"
     script = f"""
 import sys
-from samestep.launch.local import MALLOC, Local
+from samestep.launch.local import Local
 from samestep.launch.engine import Program
-Local().run(Program([sys.executable, "-c", {PRELUDE + body!r}]), 2, lambda e: print(e["rank"], flush=True))
+from samestep.recover.protocol import Terms
+tell = lambda e: print(e["rank"], flush=True) if e["event"] == "x" else None
+Local().run(Program([sys.executable, "-c", {PRELUDE + body!r}]), Terms(2, 2), tell)
 """
     engine = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     with contextlib.closing(engine.stdout):
@@ -153,5 +161,99 @@ def test_ctrl_c_in_the_engine_ends_all_replicas():
     body = "control.send({'event': 'x'}); time.sleep(60)"
     with pytest.raises(KeyboardInterrupt):
         Local().run(
-            Program([sys.executable, "-c", PRELUDE + body]), 2, lambda event: os.kill(os.getpid(), signal.SIGINT)
+            Program([sys.executable, "-c", PRELUDE + body]),
+            Terms(2, 2),
+            lambda event: event["event"] == "x" and os.kill(os.getpid(), signal.SIGINT),
         )
+
+
+SURVIVE = """
+generation = formation.generation
+def wait(held, ready=False):
+    global formation
+    control.send({'event': 'waiting', 'generation': formation.generation, 'held': held, 'step': 5, 'ready': ready})
+    formation = control.formation()
+"""
+
+
+def test_those_that_are_left_are_a_new_generation_with_connections_of_its_own():
+    body = (
+        SURVIVE
+        + """
+if rank == 1:
+    os._exit(9)
+wait(generation)
+(peer, descriptor), = formation.connections.items()
+os.write(descriptor, bytes([control.place.replica]))
+control.send({'event': 'x', 'members': formation.members, 'before': formation.before, 'held': formation.held,
+              'step': formation.step, 'work': formation.work, 'read': os.read(descriptor, 1)[0]})
+"""
+    )
+    events = run(body, restore=dict)
+    found = [event for event in events if event["event"] == "x"]
+    assert sorted((e["rank"], e["read"]) for e in found) == [(0, 2), (1, 0)]
+    for event in found:
+        assert (event["members"], event["before"], event["held"], event["step"]) == ([0, 2], [0, 1, 2], 1, 5)
+        assert event["work"] is None
+    assert [(e["replica"], e["reason"]) for e in events if e["event"] == "left"] == [
+        (1, "replica 1 exited with code 9")
+    ]
+
+
+def test_where_a_part_of_the_state_is_lost_all_begin_again_with_what_can_be_restored():
+    body = (
+        SURVIVE
+        + """
+if rank == 1:
+    os._exit(9)
+wait(generation)
+control.send({'event': 'x', 'work': formation.work, 'before': formation.before})
+"""
+    )
+    events = run(body, copies=1, restore=lambda: {"from": "step 3"})
+    found = [(e["work"], e["before"]) for e in events if e["event"] == "x"]
+    assert found == [({"from": "step 3"}, [])] * 2
+
+
+def test_one_that_is_lost_is_replaced_and_the_others_are_called_together():
+    body = (
+        SURVIVE
+        + """
+from samestep.replica.board import Wish
+if rank == 1 and control.place.replica == 1:
+    os._exit(9)
+if control.place.replica < 3:
+    wait(generation)
+    while len(formation.members) == 2 and control.wish(formation.generation) is not Wish.GATHER:
+        time.sleep(0.01)
+    wait(formation.generation)
+control.send({'event': 'x', 'replica': control.place.replica, 'members': formation.members})
+"""
+    )
+    events = run(body, replace=True, restore=dict)
+    found = [(e["rank"], e["replica"]) for e in events if e["event"] == "x" and e["members"] == [0, 2, 3]]
+    assert sorted(found) == [(0, 0), (1, 2), (2, 3)]
+
+
+def test_an_error_that_comes_again_in_the_same_step_ends_the_run_with_it():
+    body = SURVIVE + FAIL.format(
+        """
+    control.phase(7, Phase.FORWARD)
+    if control.place.replica:
+        wait(generation)
+    raise OSError("disk on fire")
+"""
+    )
+    with pytest.raises(SamestepError, match=r"OSError: disk on fire \(replica \d, step 7, forward\)"):
+        run(body, restore=dict)
+
+
+def test_a_refusal_of_our_own_ends_the_run_at_once():
+    body = SURVIVE + FAIL.format("raise DataError('row 7 is gone')")
+    with pytest.raises(DataError, match="row 7 is gone"):
+        run(body, restore=dict)
+
+
+def test_a_run_whose_replicas_all_die_ends_with_what_is_known():
+    with pytest.raises(ClusterError, match="killed by SIGKILL"):
+        run("os.kill(os.getpid(), signal.SIGKILL)", restore=dict)

@@ -8,20 +8,23 @@ from torch import Tensor, nn
 from samestep.model.optim import AdamW
 from samestep.recover.shards import Part
 from samestep.replica.state import State
+from samestep.sync.exact import share
 from samestep.sync.slices import Layout, layout
 
 
-def states(sizes: list[int], replicas: int, plan: Layout, seed: int) -> list[State]:
+def states(sizes: list[int], replicas: int, plan: Layout, seed: int, copies: int = 1) -> list[State]:
     """Of all replicas; weights and moments count up from `seed`, each number once."""
     parameters = [nn.Parameter(torch.zeros(size)) for size in sizes]
     found = []
     for rank in range(replicas):
-        owned = [plan.owned(bucket, rank, replicas) for bucket in range(plan.buckets)]
-        found.append(State(parameters, plan, owned, AdamW()))
+        state = State(parameters, plan, AdamW())
+        state.adopt(share(plan, 8, rank, replicas, copies))
+        found.append(state)
         everything = torch.arange(plan.total) + float(seed)
-        found[-1].weights.copy_(everything)
-        for number, moment in enumerate(found[-1].moments):
-            moment.copy_(torch.cat([everything[r.start : r.stop] for r in owned]) * (2 + number))
+        state.weights.copy_(everything)
+        for region, moments in state.moments.items():
+            for number, moment in enumerate(moments):
+                moment.copy_(everything[region.start : region.stop] * (2 + number))
     return found
 
 
@@ -30,10 +33,12 @@ def as_bytes(parts: dict[Part, Tensor]) -> list[tuple[Part, memoryview]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 4000), min_size=1, max_size=5), st.integers(1, 5), st.integers(1, 5))
-def test_any_number_of_replicas_takes_over_what_any_other_saved(sizes: list[int], before: int, after: int) -> None:
+@given(st.lists(st.integers(1, 4000), min_size=1, max_size=5), st.integers(1, 5), st.integers(1, 5), st.integers(1, 3))
+def test_any_number_of_replicas_takes_over_what_any_other_saved(
+    sizes: list[int], before: int, after: int, copies: int
+) -> None:
     plan, names = layout(sizes, 8, bucket=2048), [f"p{i}" for i in range(len(sizes))]
-    old, new, wanted = (states(sizes, n, plan, seed) for n, seed in ((before, 7), (after, 0), (after, 7)))
+    old, new, wanted = (states(sizes, n, plan, seed, copies) for n, seed in ((before, 7), (after, 0), (after, 7)))
     parts = [pair for state in old for pair in as_bytes(state.snapshot(names))]
     for one, like in zip(new, wanted, strict=True):
         one.restore(names, parts, range(len(sizes)))
@@ -52,7 +57,7 @@ def test_each_element_of_each_kind_is_saved_once() -> None:
         for kind in ("weights", "moment0", "moment1")
         for number, size in enumerate(sizes)
     }
-    for state in states(sizes, 3, plan, 0):
+    for state in states(sizes, 3, plan, 0, copies=2):
         for part in state.snapshot(["0", "1", "2"]):
             counts[part.kind, int(part.parameter)][part.start : part.stop] += 1
     assert all(bool((count == 1).all()) for count in counts.values())

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -65,12 +66,23 @@ def ran(told):
         def replica(wire):
             model, control = Scripted(curve), told()
             task = model.task()
-            watch = Watch(job, task, fixed_of(job, "held_out"), wire, control)
+            watch = Watch(job, task, fixed_of(job, "held_out"), control)
+            watch.enter(wire)
             for model.step in range(1, len(curve) + 1):
-                if watch.after(model.step):
+                watch.after(model.step)
+                if watch.enough:
                     break
             if end:
-                finish(job, task, watch, wire, control, model.step)
+                finish(
+                    SimpleNamespace(
+                        job=job,
+                        task=task,
+                        watch=watch,
+                        wire=wire,
+                        control=control,
+                        step=SimpleNamespace(number=model.step),
+                    )
+                )
             return model.step, control
 
         return loopback.run(replicas, replica)
@@ -177,9 +189,10 @@ def test_the_model_before_the_first_step_is_told_and_never_the_best(job, told, r
 
     def replica(wire):
         model, control = Scripted([1, 9, 7, 8]), told()
-        watch = Watch(job, model.task(), fixed_of(job, "held_out"), wire, control)
+        watch = Watch(job, model.task(), fixed_of(job, "held_out"), control)
+        watch.enter(wire)
         model.step = 1
-        watch.begin(0)
+        watch.after(0)
         for model.step in range(2, 5):
             watch.after(model.step)
         return control
@@ -187,3 +200,25 @@ def test_the_model_before_the_first_step_is_told_and_never_the_best(job, told, r
     control = loopback.run(replicas, replica)[0]
     assert losses(control) == ([(0, 1, False), (2, 9, True), (4, 8, True)] if every else [])
     assert [event["step"] for event in control.of("best")] == ([2, 4] if every else [])
+
+
+@REPLICAS
+def test_an_evaluation_is_made_again_where_some_may_not_have_come_to_its_end(job, told, replicas):
+    def replica(wire):
+        model, control = Scripted([5, 9, 9]), told()
+        watch = Watch(job, model.task(), fixed_of(job, "held_out"), control)
+        watch.enter(wire)
+        for model.step in (1, 2, 3):
+            watch.after(model.step)
+        before = watch.state()
+        watch.rewind(2)
+        assert watch.state() == before  # that one is settled
+        watch.rewind(3)
+        watch.after(3)
+        assert watch.state() == before
+        watch.after(3)
+        return control
+
+    job = job(every=1, patience=5)
+    control = loopback.run(replicas, replica)[0]
+    assert losses(control) == [(1, 5, True), (2, 9, False), (3, 9, False), (3, 9, False)]

@@ -13,6 +13,7 @@ from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recover import journal
 from samestep.recover.journal import Journal
+from samestep.verbs.audit import audit, clean
 from samestep.verbs.prepare import prepare
 from samestep.verbs.resume import resume
 from samestep.verbs.train import Summary, execute, opening, train
@@ -62,15 +63,26 @@ def test_it_ends_in_the_same_model_on_another_number_of_replicas(
     assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 6]
 
 
+def test_the_audit_of_a_resumed_run_is_clean(tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 5)
+    resume(run, ["run.replicas=1"], "local", NOWHERE)
+    found = audit(run, lambda line: None)
+    assert clean(found) and (found.steps, found.lost, found.repeated) == (STEPS, 0, 0)
+    lines = [event for event in journal.read(run / "journal.jsonl") if event["event"] != "step" or event["step"] != 3]
+    (run / "journal.jsonl").write_bytes(b"".join(map(journal.encode, lines)))
+    broken = audit(run, lambda line: None)
+    assert not clean(broken) and broken.lost == 32 and "where step 3 was due" in broken.problems[0]
+
+
 def test_it_passes_over_a_damaged_checkpoint_and_says_why(whole: Summary, tmp_path: Path) -> None:
     run = stopped(tmp_path / "run", 4)
-    shard = run / "checkpoints/step-4/shard-1.safetensors"
+    shard = run / "checkpoints/step-4/shard-1-1-1.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     summary, text = said(run)
     assert summary.digest == whole.digest
-    assert "passed over:" in text and "step-4/shard-1.safetensors: " in text and "resuming after step 2," in text
+    assert "passed over:" in text and "step-4/shard-1-1-1.safetensors: " in text and "resuming after step 2," in text
 
 
 def test_a_step_that_comes_out_otherwise_than_before_stops_it(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Watching replicas that say nothing: what the board and Linux tell of them, judged once a second."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from samestep.launch import vitals
+from samestep.recover import silence
+from samestep.recover.silence import Finding, Look, Patience, View
+from samestep.replica.board import Board
+
+
+class Seat(NamedTuple):
+    slot: int  # on the board
+    pid: int
+
+
+class Lookout:
+    """No thread, no clock: its owner calls `look`, and `forget` when replicas come or go."""
+
+    def __init__(self, board: Board, patience: Patience | None = None) -> None:
+        self._board, self._patience = board, patience or Patience()
+        self._view: View | None = None
+        self._told: set[tuple[str, int | None, int, bool]] = set()
+
+    def look(self, seats: Mapping[int, Seat], now: float) -> list[Finding]:
+        """To be called about once a second, with all replicas that have not ended. now: of
+        time.monotonic. What is still so at the next look is told once.
+        """
+        looks = {replica: look for replica, seat in seats.items() if (look := self._at(seat))}
+        self._view = silence.follow(self._view, now, looks, self._patience)
+        found = {(f.kind, f.replica, f.step, f.fence): f for f in silence.diagnose(self._view, self._patience)}
+        new = [finding for key, finding in found.items() if key not in self._told]
+        self._told = set(found)
+        return new
+
+    def forget(self) -> None:
+        """Begin anew, but for how long phases take: the replicas are about to be others, or were made to wait."""
+        if self._view is not None:
+            self._view = View(self._view.at, self._view.at, longest=self._view.longest)
+
+    def _at(self, seat: Seat) -> Look | None:
+        line, seen = self._board.read(seat.slot), vitals.read(seat.pid)
+        return seen and Look(line.step, line.phase.name.lower(), line.since, seen.state, seen.cpu, seen.switches)

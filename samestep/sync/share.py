@@ -1,0 +1,36 @@
+"""What one replica has to do in a generation: which lanes it computes, which regions it updates, which it keeps.
+
+A bucket is divided among the replicas in rank order. A replica *owns* its part: it adds up the gradient there, updates
+the weights and sends them round. With several *copies* the ranks after it keep the moments of that part too and make
+the same update from the same gradient, so that what one replica takes with it the next still has. It costs memory and
+no traffic: they get the gradient in the place of the new weights.
+"""
+
+from dataclasses import dataclass
+
+from samestep.sync.accumulate import Turn
+from samestep.sync.slices import Layout, Region
+
+
+@dataclass(frozen=True)
+class Share:
+    """owned: by bucket. held: by bucket, the regions whose moments are kept, those owned among them; none is empty."""
+
+    span: range
+    turns: list[Turn]
+    owned: list[Region]
+    held: list[list[Region]]
+
+
+def holders(owner: int, size: int, copies: int) -> list[int]:
+    """The ranks that keep the moments of what `owner` owns, itself first. More copies than ranks are as many."""
+    return [(owner + k) % size for k in range(min(copies, size))]
+
+
+def held(layout: Layout, rank: int, size: int, copies: int) -> list[list[Region]]:
+    """By bucket, the regions that `rank` of `size` keeps, in the order of their owners."""
+    owners = [owner for owner in range(size) if rank in holders(owner, size, copies)]
+    return [
+        [region for owner in owners if (region := layout.owned(bucket, owner, size)).size]
+        for bucket in range(layout.buckets)
+    ]

@@ -1,0 +1,115 @@
+"""Where the events of a run go: to the journal, the summary and the panel; shards to the keeper of checkpoints.
+
+A replica that takes another's place tells again what the step had entailed, so what has been told is dropped here.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from samestep.errors import VerifyError
+from samestep.events import Event
+from samestep.recover import checkpoint
+from samestep.recover.disk import Disk
+from samestep.recover.journal import Journal
+from samestep.recover.keeper import Keeper
+from samestep.replica.job import Job
+from samestep.report.progress import Progress
+
+ONCE = ("step", "evaluated", "best", "stopped_early", "sample", "saved", "not_finite")
+UNSAVED = {
+    "save_failed": "trying again under another name",
+    "checkpoint_failed": "training goes on, and the checkpoint before it stays",
+}
+
+
+class Sums(Protocol):
+    """What adds up the events of a run."""
+
+    def add(self, event: Event) -> None: ...
+
+
+class Logbook:
+    """digests: step -> the digest that it had in an earlier life of the run; a step that is computed again must have
+    the same. seen: called with each event that is new.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        journal: Journal,
+        panel: Progress | None,
+        summary: Sums,
+        digests: Mapping[int, str] | None = None,
+        seen: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self._job, self._journal, self._panel, self._summary, self._seen = job, journal, panel, summary, seen
+        self._digests = dict(digests or {})
+        self._told: set[tuple[str, int | None, str | None]] = set()
+        self._last = 0
+        self._keeper = Keeper(job.run / checkpoint.FOLDER, job.recipe.recover.keep, Disk())
+
+    def hear(self, event: Event) -> None:
+        if event["event"] == "shard":
+            self._keeper.shard(event)
+        else:
+            self._tell(event)
+        self._tell_kept()
+
+    def restore(self) -> dict[str, Any]:
+        """What all replicas begin again with, where a part of the state was lost: the newest whole checkpoint."""
+        self._keeper.settled()
+        self._tell_kept()
+        found, refused = checkpoint.newest(self._job.run / checkpoint.FOLDER)
+        step = found.step if found else 0
+        self._told = {key for key in self._told if key[1] is not None and key[1] <= step}
+        event = {"event": "resumed", "time": round(time.time(), 3), "step": step, "last": self._last}
+        self._tell(event | {"refused": refused})
+        folder = checkpoint.folder_of(self._job.run / checkpoint.FOLDER, step) if found else None
+        return replace(self._job, checkpoint=folder).dump()
+
+    def close(self) -> None:
+        self._keeper.close()
+        self._tell_kept()
+
+    def _tell_kept(self) -> None:
+        for event in self._keeper.told():
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        self._compare(event)
+        key = event["event"], event.get("step"), event.get("prompt")
+        if key in self._told:
+            return
+        if event["event"] in ONCE:
+            self._told.add(key)
+        if event["event"] == "step":
+            self._last = event["step"]
+        self._journal.write(event)
+        self._summary.add(event)
+        self._seen(event)
+        if self._panel:
+            _show(self._panel, event)
+
+    def _compare(self, event: Event) -> None:
+        """Raises VerifyError where a step that was computed again has another digest than the first time."""
+        if event["event"] != "step" or "digest" not in event:
+            return
+        was = self._digests.setdefault(event["step"], event["digest"])
+        if was != event["digest"]:
+            raise VerifyError(
+                f"step {event['step']} was computed again and has another digest ({event['digest']}, before {was}): "
+                f"code, data, versions or hardware have changed; samestep verify finds kernels that do not repeat"
+            )
+
+
+def _show(panel: Progress, event: Event) -> None:
+    if event["event"] == "formed":
+        panel.replicas = event["replicas"]
+    if event["event"] == "step":
+        panel.step(event)
+    elif event["event"] in UNSAVED:
+        panel.note(f"checkpoint of step {event['step']}: {event['reason']}; {UNSAVED[event['event']]}")
+    elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
+        panel.note(event["reason"])
