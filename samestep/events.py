@@ -15,11 +15,13 @@ best        the model folder best/ is written: step, loss, digest
 stopped_early  the held-out loss did not get lower for `waited` evaluations: step, best
 sample      prompt, text; step where it was asked at an evaluation
 saved       the model folder is written: digest
-shard       a replica's part of a checkpoint is on the disk: step, file, shard (size and digests), and of replica 0
-            manifest; not journalled
+shard       a replica's part of a checkpoint is on the disk: step, file (None where it was given up), shard (size and
+            digests), and of replica 0 manifest; not journalled
 checkpoint  all parts are, and were read back: step, digest of the model, bytes, seconds
 save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
+rotation_failed    an older checkpoint could not be deleted after that of step: step, reason
+best_failed        the model folder best/ could not be written: step, reason; the one before it stays
 resumed     the run goes on: step (0: from the start), last (the last step in the journal), replicas, refused
             (checkpoints that were passed over, with the reason), time
 not_finite  a loss or a gradient is NaN or infinite and the run ends: step, lane, micro, samples (file:line), layer

@@ -10,7 +10,6 @@ A save is committed by the rename of its folder, after everything in it is on th
 folder without `.partial` is not whole, and the one before it is deleted only after that.
 """
 
-import contextlib
 import json
 import math
 import re
@@ -58,18 +57,22 @@ def partial_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step}{PARTIAL}"
 
 
-def clean(disk: Disk, checkpoints: Path) -> None:
-    """Delete what saves that were not committed left there. To be called while nobody saves."""
+def clean(disk: Disk, checkpoints: Path, before: float = math.inf) -> None:
+    """Delete what saves that were not committed left there, of steps `before`. To be called while nobody saves them."""
     for folder in sorted(checkpoints.glob(f"step-*{PARTIAL}")):
-        disk.remove(folder)
+        found = _FOLDER.fullmatch(folder.name.removesuffix(PARTIAL))
+        if found and int(found[1]) < before:
+            disk.remove(folder)
 
 
 def begin(disk: Disk, checkpoints: Path, step: int) -> Path:
     """The folder to write the shards of `step` to; the first replica that comes makes it."""
     folder = partial_of(checkpoints, step)
     for needed in (checkpoints, folder):
-        with contextlib.suppress(FileExistsError):
+        try:
             disk.make(needed)
+        except FileExistsError:  # its name may not be durable yet, or never if that failed
+            disk.settle(needed.parent)
     return folder
 
 

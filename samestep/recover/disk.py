@@ -6,6 +6,7 @@ dropped its pages, and a second fsync would succeed on nothing (Rebello et al., 
 Failures?", ATC 2020). So a file is never synced twice: it is written anew, under another name.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +22,19 @@ class Disk:
         self._os = system
 
     def write(self, path: Path, pieces: Iterable[Bytes]) -> None:
-        """Create the file `path`, which must not exist. Its name is durable after `settle` of its folder."""
+        """Create the file `path`, which must not exist. Its name is durable after `settle` of its folder.
+
+        After an error nothing is left of it: on a full disk the next attempt needs the room.
+        """
         file = self._os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            self._fill(file, pieces)
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._os.unlink(path)
+            raise
+
+    def _fill(self, file: int, pieces: Iterable[Bytes]) -> None:
         try:
             for piece in pieces:
                 rest = memoryview(piece).cast("B")
@@ -31,6 +43,12 @@ class Disk:
             self._os.fsync(file)
         finally:
             self._os.close(file)
+
+    def sync(self, folder: Path) -> None:
+        """Make the files in `folder`, which others wrote, durable, and the folders in it."""
+        for path in sorted(folder.rglob("*"), reverse=True):
+            self._settle(path, os.O_RDONLY)
+        self.settle(folder)
 
     def make(self, folder: Path) -> None:
         """Create `folder`, which must not exist, in one that does."""
@@ -57,7 +75,10 @@ class Disk:
 
     def settle(self, folder: Path) -> None:
         """Make the names in `folder` durable."""
-        opened = self._os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._settle(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+    def _settle(self, path: Path, flags: int) -> None:
+        opened = self._os.open(path, flags | os.O_CLOEXEC)
         try:
             self._os.fsync(opened)
         finally:

@@ -4,6 +4,7 @@ No failure of a disk ends training: it is told, and the checkpoint before stays.
 one thread writes the journal.
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -27,7 +28,9 @@ class Keeper:
         self._thread.start()
 
     def shard(self, event: Event) -> None:
-        """A replica has written its shard. With the last one of a step in a generation the checkpoint is committed."""
+        """A replica has written its shard, or given it up: `file` is None. With the last one of a step in a generation
+        the checkpoint is committed.
+        """
         key = event["step"], event["generation"]
         arrived = self._open.setdefault(key, {})
         arrived[event["rank"]] = event
@@ -64,11 +67,21 @@ class Keeper:
                 self._disk.remove(checkpoint.partial_of(self._folder, step))
                 return
             self._told.put(self._commit(work) | {"seconds": round(time.monotonic() - began, 3)})
-            self._rotate()
         except (OSError, DataError) as error:
-            self._told.put({"event": "checkpoint_failed", "step": step, "reason": str(error)})
+            self._give_up(step, str(error))
+        else:
+            self._rotate(step)
+
+    def _give_up(self, step: int, reason: str) -> None:
+        """Make room for the next one."""
+        with contextlib.suppress(OSError):
+            self._disk.remove(checkpoint.partial_of(self._folder, step))
+        self._told.put({"event": "checkpoint_failed", "step": step, "reason": reason})
 
     def _commit(self, work: list[Event]) -> Event:
+        lacking = [event["rank"] for event in work if event["file"] is None]
+        if lacking:
+            raise DataError(f"replica {lacking[0]} could not write its part")
         first = work[0]["manifest"]
         held = {event["file"]: Shard(**event["shard"]) for event in work}
         manifest = Manifest(step=work[0]["step"], shards=held, **first)
@@ -77,6 +90,11 @@ class Keeper:
         size = sum(shard.size for shard in held.values())
         return {"event": "checkpoint", "step": manifest.step, "digest": manifest.digest, "bytes": size}
 
-    def _rotate(self) -> None:
-        for step in checkpoint.surplus(checkpoint.steps(self._folder), self._keep):
-            checkpoint.discard(self._disk, self._folder, step)
+    def _rotate(self, newest: int) -> None:
+        """Every replica has its part of `newest` behind it, so none writes one of an older step."""
+        try:
+            for step in checkpoint.surplus(checkpoint.steps(self._folder), self._keep):
+                checkpoint.discard(self._disk, self._folder, step)
+            checkpoint.clean(self._disk, self._folder, newest)
+        except OSError as error:
+            self._told.put({"event": "rotation_failed", "step": newest, "reason": str(error)})

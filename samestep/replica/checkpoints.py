@@ -82,6 +82,7 @@ class Checkpoints:
     def _write(
         self, step: int, place: dict[str, int], parts: Mapping[Part, Tensor], manifest: dict[str, Any] | None
     ) -> None:
+        event: Event = {"event": "shard", "step": step, "file": None, "shard": None, "manifest": manifest}
         for attempt in range(1, TRIES + 1):
             name = f"shard-{place['generation']}-{place['rank']}-{attempt}.safetensors"
             try:
@@ -91,6 +92,6 @@ class Checkpoints:
                 reason = f"{error.filename or self._folder}: {error.strerror}"
                 self._control.send({"event": "save_failed", "step": step, "attempt": attempt, "reason": reason})
             else:
-                event: Event = {"event": "shard", "step": step, "file": name, "shard": written, "manifest": manifest}
-                self._control.send(event | place)
-                return
+                event |= {"file": name, "shard": written}
+                break
+        self._control.send(event | place)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from samestep.data.feed import Fixed
+from samestep.errors import ClusterError
 from samestep.evaluate.heldout import HeldOut, evaluate
 from samestep.events import Event
 from samestep.model.task import Task
@@ -102,5 +103,9 @@ class Watch:
 
     def _keep(self, step: int, found: HeldOut) -> None:
         self._control.phase(step, Phase.SAVE)
-        digest = save(self._task, self._job.run / "best")
-        self._control.send({"event": "best", "step": step, "loss": found.loss, "digest": digest})
+        try:
+            digest = save(self._task, self._job.run / "best")
+        except ClusterError as error:
+            self._control.send({"event": "best_failed", "step": step, "reason": str(error)})
+        else:
+            self._control.send({"event": "best", "step": step, "loss": found.loss, "digest": digest})

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +15,7 @@ from samestep.recipe.load import load as load_recipe
 from samestep.recipe.schema import Recipe
 from samestep.recover import journal
 from samestep.recover.digest import of_folder
+from samestep.recover.folders import replacing
 from samestep.report.card import Facts, card
 from samestep.verbs.digest import is_run, model_folder
 
@@ -62,6 +61,7 @@ def export(run: Path, to: Path, merge: bool) -> Exported:
     With `merge` LoRA is folded into the base model, in float32.
 
     Raises:
+        ClusterError: `to` cannot be written.
         RecipeError: `to` holds something, nothing to merge, or a base model that is not there.
         DataError: no run, a run that is not finished, or a damaged one.
         VerifyError: what is loaded from the new folder is not the run's model; names the tensor.
@@ -73,7 +73,7 @@ def export(run: Path, to: Path, merge: bool) -> Exported:
     live = models.load(source.model, reward=source.reward, base=source.base)
     tokenizer = models.load_tokenizer(source.model)
     expected = models.probe_logits(live, tokenizer)  # before a merge, which changes the model
-    with _appearing(to) as folder:
+    with replacing(to) as folder:
         live = _write(source, kind, live, folder)
         (folder / "README.md").write_text(card(_facts(source, kind, to)), encoding="utf-8")
         tensors, difference = _check(source, kind, live, expected, folder)
@@ -114,21 +114,11 @@ def _kind(source: _Run, run: Path, merge: bool) -> str:
     return "model"
 
 
-@contextlib.contextmanager
-def _appearing(to: Path) -> Iterator[Path]:
-    """A folder to write in that becomes `to` at the end; after an error nothing is left of it."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as beside:
-        unfinished = Path(beside) / "model"
-        unfinished.mkdir()
-        yield unfinished
-        unfinished.rename(to)
-
-
 def _write(source: _Run, kind: str, live: Any, folder: Path) -> Any:
     """Write all but the card; returns the model that the folder should hold."""
     if kind != "merged":
-        shutil.copytree(source.model, folder, dirs_exist_ok=True)
+        for file in sorted(filter(Path.is_file, source.model.iterdir())):
+            shutil.copyfile(file, folder / file.name)
         _name_base(source, folder)
         return live
     merged = models.merge(live)

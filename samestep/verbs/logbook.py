@@ -21,6 +21,8 @@ ONCE = ("step", "evaluated", "best", "stopped_early", "sample", "saved", "not_fi
 UNSAVED = {
     "save_failed": "trying again under another name",
     "checkpoint_failed": "training goes on, and the checkpoint before it stays",
+    "rotation_failed": "it is whole, and older ones than asked for stay until a later one is",
+    "best_failed": "training goes on, and the best model before it stays",
 }
 
 
@@ -110,6 +112,10 @@ def _show(panel: Progress, event: Event) -> None:
     if event["event"] == "step":
         panel.step(event)
     elif event["event"] in UNSAVED:
-        panel.note(f"checkpoint of step {event['step']}: {event['reason']}; {UNSAVED[event['event']]}")
+        panel.note(f"{_what(event)} of step {event['step']}: {event['reason']}; {UNSAVED[event['event']]}")
     elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
         panel.note(event["reason"])
+
+
+def _what(event: Event) -> str:
+    return "best model" if event["event"] == "best_failed" else "checkpoint"

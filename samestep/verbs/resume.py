@@ -15,6 +15,7 @@ from samestep.events import Event
 from samestep.recover import checkpoint, journal
 from samestep.recover.checkpoint import Manifest
 from samestep.recover.disk import Disk
+from samestep.recover.folders import tidy
 from samestep.recover.journal import Journal
 from samestep.report.progress import progress, reading
 from samestep.verbs.prepare import Prepared, prepare
@@ -51,6 +52,8 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
     _refuse_changes(before.opened, opening(prepared, began), run)
     say(sentence(before, prepared))
     checkpoint.clean(Disk(), run / checkpoint.FOLDER)
+    for name in ("best", "model"):
+        tidy(run / name)
     summary = _so_far(run, before, prepared.recipe.run.replicas)
     panel = progress(console, run.name, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
     folder = checkpoint.folder_of(run / checkpoint.FOLDER, before.step) if before.found else None

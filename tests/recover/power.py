@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 SECTOR = 512
+OUTSIDE = -1  # of the folder that is recorded
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Recorded:
     def fsync(self, file: int) -> None:
         self._maybe_fail(self._open[file])
         os.fsync(file)
-        self.calls.append(Call("fsync", self._ids[self._open[file]]))
+        self.calls.append(Call("fsync", self._ids.get(self._open[file], OUTSIDE)))
 
     def mkdir(self, path: Any, mode: int = 0o777) -> None:
         self._maybe_fail(path)

@@ -203,6 +203,27 @@ def test_a_failed_call_of_a_save_leaves_the_older_one_and_the_next_save_works(tm
     assert at > 10
 
 
+@pytest.mark.parametrize("error", ERRORS, ids=errno.errorcode.get)
+def test_a_file_that_could_not_be_written_leaves_nothing(tmp_path: Path, error: int) -> None:
+    for at in range(1, 4):  # the writes and the sync
+        with pytest.raises(OSError, match=r"\[Errno"):
+            Disk(Recorded(tmp_path, fail_at=at, error=error)).write(tmp_path / "file", [b"one", b"two"])
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_first_folder_whose_sync_failed_is_synced_by_the_next_attempt(tmp_path: Path) -> None:
+    root = tmp_path / "disk"
+    root.mkdir()
+    recorded = Recorded(root, fail_at=1, error=errno.EIO)
+    with pytest.raises(OSError, match="Errno"):
+        save(Disk(recorded), root / "c", 1)
+    save(Disk(recorded), root / "c", 1)
+    for number in range(20):
+        after_cut(recorded.calls, len(recorded.calls), random.Random(number), tmp_path / f"state-{number}")
+        found, _ = checkpoint.newest(tmp_path / f"state-{number}/c")
+        assert found is not None and found.step == 1
+
+
 def test_after_a_power_cut_the_newest_is_whole_and_no_older_than_the_last_acknowledged(
     tmp_path: Path,
 ) -> None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from samestep.errors import ClusterError
 from samestep.model.task import Task
 from samestep.recover import digest
 from samestep.replica.saving import save
@@ -13,20 +14,20 @@ def task_that_saves(write):
 
 def writes(value):
     def write(folder):
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         save_file({"weight": torch.full((3,), float(value))}, folder / "model.safetensors")
 
     return task_that_saves(write)
 
 
 def fails(folder):
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text("{}")
     raise OSError("disk full")
 
 
 def test_a_model_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ClusterError, match="disk full"):
         save(task_that_saves(fails), tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 
@@ -40,7 +41,7 @@ def test_a_later_model_takes_the_place_of_an_earlier_one(tmp_path):
 
 def test_a_model_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     first = save(writes(1), tmp_path / "best")
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ClusterError, match="disk full"):
         save(task_that_saves(fails), tmp_path / "best")
     assert digest.of_folder(tmp_path / "best") == first
     assert [path.name for path in tmp_path.iterdir()] == ["best"]

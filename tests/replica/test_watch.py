@@ -1,4 +1,5 @@
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ class Scripted:
             return (batch.targets != IGNORED).sum() * float(self.curve[self.step - 1]), None
 
         def save(folder):
-            folder.mkdir()
+            folder.mkdir(exist_ok=True)
             save_file({"step": torch.tensor([self.step])}, folder / "model.safetensors")
 
         def generate(tokens, count, temperature, generator):
@@ -123,6 +124,15 @@ def test_a_loss_that_is_no_number_is_not_better_and_uses_up_patience(job, ran):
 def test_a_run_that_starts_with_no_number_finds_its_best_later(job, ran):
     ((_, control),) = ran(job(every=1), [math.nan, 3, 4], 1)
     assert [event["best"] for event in control.of("evaluated")] == [False, True, False]
+
+
+def test_a_best_model_that_cannot_be_written_is_told_and_the_run_goes_on(job, ran):
+    job = job(every=1, best=True)
+    (job.run / "best").write_text("in the way")
+    (job.run / f".best-new-{os.getpid()}").mkdir()
+    ((step, control),) = ran(job, [3, 2, 4], 1)
+    assert step == 3 and [event["step"] for event in control.of("best_failed")] == [1]
+    assert "best cannot be written" in control.of("best_failed")[0]["reason"]
 
 
 @REPLICAS

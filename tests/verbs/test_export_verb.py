@@ -9,7 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from samestep.errors import DataError, RecipeError, VerifyError
+from samestep.errors import ClusterError, DataError, RecipeError, VerifyError
 from samestep.recipe.load import dump, load
 from samestep.recover.digest import of_folder
 from samestep.recover.journal import Journal
@@ -182,6 +182,18 @@ def test_a_tensor_changed_on_its_way_fails_the_export_and_leaves_nothing(tuned, 
     with pytest.raises(VerifyError, match=r"not the run's model: .*layers\.0\.mlp\.up_proj.* \(1 of \d+ values differ"):
         verb.export(tuned, tmp_path / "out", merge)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_export_left_is_deleted_by_the_next(tuned, tmp_path):
+    (tmp_path / f".out-new-{2**22 + 1}").mkdir()  # of a process that is no more
+    verb.export(tuned, tmp_path / "out", merge=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tuned, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClusterError, match=r"file/out cannot be written \(.*Not a directory"):
+        verb.export(tuned, tmp_path / "file/out", merge=False)
 
 
 def test_a_changed_config_shows_in_the_logits(base, tmp_path, monkeypatch):

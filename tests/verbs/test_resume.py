@@ -127,7 +127,9 @@ def test_what_a_killed_save_left_is_deleted(whole: Summary, tmp_path: Path) -> N
     run = stopped(tmp_path / "run", 3)
     (run / "checkpoints/step-4.partial").mkdir()
     (run / "checkpoints/step-4.partial/shard-0.safetensors").write_text(json.dumps("half"))
+    (run / f".best-new-{2**22 + 1}").mkdir()  # of a process that is no more
     assert resume(run, [], "local", NOWHERE).digest == whole.digest
+    assert not list(run.glob(".*"))
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-2", "step-4", "step-6"]
 
 
