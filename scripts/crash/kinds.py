@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import models
+import tiny_models
 from folders import Export, Model
 from saves import Saves
 
@@ -13,38 +13,38 @@ from samestep.sync.flat import trainable
 
 
 def _full(folder: Path) -> Saves:
-    return Saves(trainable(models.small()), keep=3, first=False)
+    return Saves(trainable(tiny_models.small()), keep=3, first=False)
 
 
 def _lora(folder: Path) -> Saves:
-    module, _ = models.adapted(models.base(folder))
+    module, _ = tiny_models.adapted(tiny_models.base(folder))
     return Saves(trainable(module), keep=3, first=False)
 
 
 def _rotation(folder: Path) -> Saves:
-    return Saves(trainable(models.smallest()), keep=1, first=False)
+    return Saves(trainable(tiny_models.smallest()), keep=1, first=False)
 
 
 def _first(folder: Path) -> Saves:
-    return Saves(trainable(models.smallest()), keep=3, first=True)
+    return Saves(trainable(tiny_models.smallest()), keep=3, first=True)
 
 
 def _best(folder: Path) -> Model:
-    file = models.tokenizer(folder)
-    return Model("best", *(partial(models.write, models.small(seed), file) for seed in (1, 2)))
+    file = tiny_models.tokenizer(folder)
+    return Model("best", *(partial(tiny_models.write, tiny_models.small(seed), file) for seed in (1, 2)))
 
 
 def _model(folder: Path) -> Model:
-    origin = models.base(folder)
-    return Model("model", None, partial(models.write_adapter, origin))
+    origin = tiny_models.base(folder)
+    return Model("model", None, partial(tiny_models.write_adapter, origin))
 
 
 def _export(folder: Path) -> Export:
-    return Export(models.finished(folder), merge=False)
+    return Export(tiny_models.finished(folder), merge=False)
 
 
 def _merged(folder: Path) -> Export:
-    return Export(models.finished(folder), merge=True)
+    return Export(tiny_models.finished(folder), merge=True)
 
 
 KINDS: dict[str, Callable[[Path], Any]] = {
