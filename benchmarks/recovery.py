@@ -24,7 +24,7 @@ from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recover.journal import Journal
 from samestep.verbs.prepare import prepare
-from samestep.verbs.train import Summary, execute
+from samestep.verbs.train import execute
 
 TINY = Path(__file__).parent.parent / "recipes" / "tiny.yaml"
 STATES = ("mirrored", "replicated")
@@ -88,7 +88,7 @@ def lived(state: str, replicas: int, draw: random.Random) -> list[dict]:
         run = Path(folder)
         (run / "recipe.yaml").write_text(dump(prepared.recipe))
         with Journal(run / "journal.jsonl") as journal:
-            execute(prepared.job("train", run), Local(), journal, None, Summary(folder), None, killer)
+            execute(prepared.job("train", run), Local(), journal, [killer])
     return killer.found
 
 

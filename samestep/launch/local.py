@@ -11,11 +11,11 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from itertools import combinations
 
 from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
+from samestep.launch.cause import Causes
 from samestep.launch.child import Child, spawn
 from samestep.launch.engine import OnEvent, Program
 from samestep.launch.lookout import Lookout, Seat
@@ -66,7 +66,7 @@ class _Company:
         self._lookout, self._looked = Lookout(self._board), time.monotonic()
         self._stopping = self._told_to_stop = False
         self._suspects: dict[int, float] = {}  # replicas that lost a peer -> until when
-        self._failures: set[tuple[int, str]] = set()
+        self._causes = Causes(program.logs)
         self._cause: SamestepError | None = None
         self._does: dict[type, Callable[..., None]] = {
             Form: self._form,
@@ -167,42 +167,16 @@ class _Company:
             self._handle(protocol.Silent(child.replica, found.sentence))
 
     def _lost(self, child: Child) -> None:
-        step, phase, _ = self._board.read(child.place.slot)
-        what = f"replica {child.replica}, " + (f"step {step}, {phase.name.lower()}" if step else "at the start")
-        error = self._error(child, what)
+        at = self._board.read(child.place.slot)
+        error = self._causes.error(child, at)
         self._cause = self._cause or error
         reason = str(error) if child.failure or child.silence else f"replica {child.replica} {child.end()}"
-        self._on_event(
-            {"event": "left", "replica": child.replica, "step": step, "phase": phase.name.lower(), "reason": reason}
-        )
+        left = {"event": "left", "replica": child.replica, "step": at.step, "phase": at.phase.name.lower()}
+        self._on_event(left | {"reason": reason})
         self._bury(child)
-        self._handle(Exited(child.replica, reason, self._fatal(child, step)))
+        fatal = self._program.restore is None or self._causes.returns(child, at.step)
+        self._handle(Exited(child.replica, reason, fatal))
         self._cause = None
-
-    def _fatal(self, child: Child, step: int) -> bool:
-        """Whether it would come again by itself: our own refusals do, others where they have come twice in a step."""
-        if self._program.restore is None:
-            return True
-        if child.failure is None:
-            return False
-        seen = (step, child.failure["message"])
-        again = seen in self._failures
-        self._failures.add(seen)
-        return again or bool(child.failure["ours"])
-
-    def _error(self, child: Child, what: str) -> SamestepError:
-        if child.silence is not None:
-            return ClusterError(child.silence)
-        return child.error(what) if child.failure else self._unexplained(child, what)
-
-    def _unexplained(self, child: Child, what: str) -> ClusterError:
-        if child.process.poll() is None:
-            how, look = "lost its peers, and none of them has ended", "look at the network"
-        else:
-            logs = self._program.logs
-            how = child.end()
-            look = f"look at {logs}/replica-{child.replica}.log" if logs else "look at what it printed"
-        return ClusterError(f"a replica {how} ({what}, pid {child.process.pid}); all others were stopped; {look}")
 
     # What is done
 
@@ -237,8 +211,14 @@ class _Company:
             self._handle(Exited(action.replica, str(error)))
 
     def _form(self, action: Form) -> None:
-        fields = {key: value for key, value in asdict(action).items() if key in FORMATION}
-        fields["work"] = self._work() if action.restore else None
+        fields = {
+            "generation": action.generation,
+            "members": action.members,
+            "before": action.before,
+            "held": action.held,
+            "step": action.step,
+            "work": self._work() if action.restore else None,
+        }
         told = {"event": "formed", "generation": action.generation, "replicas": len(action.members)}
         self._on_event(told | {"step": action.step, "restored": action.restore, "reason": action.reason})
         self._lookout.forget()
@@ -279,6 +259,3 @@ def _pairs(members: Sequence[int]) -> Iterator[dict[int, dict[int, socket.socket
             one, other = socket.socketpair()
             ends[left][right], ends[right][left] = stack.enter_context(one), stack.enter_context(other)
         yield ends
-
-
-FORMATION = {"generation", "members", "before", "held", "step"}  # of Form, what a member is told

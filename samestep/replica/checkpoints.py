@@ -35,10 +35,10 @@ class Checkpoints:
         """Take part in a generation. Shards of several never mix, though they be of one step."""
         self._place = {"generation": generation, "rank": wire.rank, "of": wire.size}
 
-    def resume(self) -> int:
-        """Take over the checkpoint that the job names, if any. Returns the steps that are done."""
+    def resume(self) -> None:
+        """Take over the checkpoint that the job names, if any."""
         if self._job.checkpoint is None:
-            return 0
+            return
         manifest = checkpoint.read(self._job.checkpoint)
         if manifest.shapes != self._step.shapes:
             raise DataError(f"{self._job.checkpoint} holds another model than the recipe's; resume with its own recipe")
@@ -46,7 +46,6 @@ class Checkpoints:
         self._step.state.restore(list(manifest.shapes), parts, manifest.updates)
         self._step.number = self.begun = manifest.step
         self._watch.restore(manifest.state["watch"])
-        return manifest.step
 
     def after(self, digest: str | None, stop: bool) -> None:
         """To be called after each step, which has the model `digest` where one was taken; saves where it is due, and

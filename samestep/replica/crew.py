@@ -19,7 +19,6 @@ from samestep.sync.share import Share
 from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
 
 NOTHING = -1  # held by a replica that has no state yet
-BEGIN = 1  # in the place of a bucket: ready for a generation, not for a commit
 
 
 class Crew:
@@ -43,7 +42,7 @@ class Crew:
             kernels.agree(wire, kernels.describe())
         moments = self._taken_over(wire, formation) if formation.work is None else self._set_up(wire)
         self._ready = True
-        everybody_ready(wire, Tag(self._run.step.number, Operation.READY, BEGIN))
+        everybody_ready(wire, Tag(self._run.step.number, Operation.BEGIN))
         self._run.enter(wire, formation.generation, moments)
         self._held, self._ready, self._coming = formation.generation, False, None
         return self._run

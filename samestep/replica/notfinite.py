@@ -26,7 +26,6 @@ from samestep.wire.collective import Collective, Operation, Tag, all_gather
 if TYPE_CHECKING:
     from samestep.replica.run import Run
 
-ORIGIN = 1  # in the place of a bucket: where it comes from
 SHOWN = 3  # samples in an error
 
 
@@ -81,7 +80,7 @@ def agreed(wire: Collective, step: int, mine: Origin | None) -> Origin | None:
     """The first of what the replicas have found."""
     word = torch.tensor(mine or NOWHERE, dtype=torch.int64)
     words = [word if rank == wire.rank else torch.empty_like(word) for rank in range(wire.size)]
-    all_gather(wire, Tag(step, Operation.SCALARS, ORIGIN), word, words).wait()
+    all_gather(wire, Tag(step, Operation.ORIGIN), word, words).wait()
     lane, micro, backward, layer = min(word.tolist() for word in words)
     found = Origin(lane, micro, bool(backward), layer)
     return None if found == NOWHERE else found

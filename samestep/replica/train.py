@@ -17,8 +17,6 @@ from samestep.replica.report import tell
 from samestep.replica.run import Run
 from samestep.wire.collective import Operation, Tag, everybody_ready
 
-END = 2  # in the place of a bucket: ready to end
-
 
 def train(job: Job, control: Control) -> None:
     """Train to `job.stop`, with those that are left when a replica is lost."""
@@ -77,5 +75,5 @@ def end(run: Run, stopped: bool) -> bool:
     if run.job.finish and not stopped:
         finish(run)
     run.control.phase(run.step.number, Phase.DONE)
-    everybody_ready(run.wire, Tag(run.step.number, Operation.READY, END))
+    everybody_ready(run.wire, Tag(run.step.number, Operation.END))
     return True

@@ -18,6 +18,12 @@ from samestep import units
 from samestep.events import Event
 
 RECENT = 20  # steps over which speed is averaged
+UNSAVED = {
+    "save_failed": ("checkpoint", "trying again under another name"),
+    "checkpoint_failed": ("checkpoint", "training goes on, and the checkpoint before it stays"),
+    "rotation_failed": ("checkpoint", "it is whole, and older ones than asked for stay until a later one is"),
+    "best_failed": ("best model", "training goes on, and the best model before it stays"),
+}
 
 
 class Speed:
@@ -112,6 +118,19 @@ class LivePanel:
         grid.add_row(table)
         grid.add_row(ProgressBar(total=self._steps, completed=event["step"]))
         return Panel(grid, title=self._title, title_align="left")
+
+
+def show(panel: Progress, event: Event) -> None:
+    """What of an event the user should see."""
+    if event["event"] == "formed":
+        panel.replicas = event["replicas"]
+    if event["event"] == "step":
+        panel.step(event)
+    elif event["event"] in UNSAVED:
+        what, so = UNSAVED[event["event"]]
+        panel.note(f"{what} of step {event['step']}: {event['reason']}; {so}")
+    elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
+        panel.note(event["reason"])
 
 
 @contextmanager

@@ -1,12 +1,12 @@
-"""Where the events of a run go: to the journal, the summary and the panel; shards to the keeper of checkpoints.
+"""Where the events of a run go: to the journal, then to all who hear of it; shards to the keeper of checkpoints.
 
 A replica that takes another's place tells again what the step had entailed, so what has been told is dropped here.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from samestep.errors import VerifyError
 from samestep.events import Event
@@ -15,39 +15,18 @@ from samestep.recover.disk import Disk
 from samestep.recover.journal import Journal
 from samestep.recover.keeper import Keeper
 from samestep.replica.job import Job
-from samestep.report.progress import Progress
 
 ONCE = ("step", "evaluated", "best", "stopped_early", "sample", "saved", "not_finite")
-UNSAVED = {
-    "save_failed": "trying again under another name",
-    "checkpoint_failed": "training goes on, and the checkpoint before it stays",
-    "rotation_failed": "it is whole, and older ones than asked for stay until a later one is",
-    "best_failed": "training goes on, and the best model before it stays",
-}
-
-
-class Sums(Protocol):
-    """What adds up the events of a run."""
-
-    def add(self, event: Event) -> None: ...
+Hearer = Callable[[Event], None]
 
 
 class Logbook:
     """digests: step -> the digest that it had in an earlier life of the run; a step that is computed again must have
-    the same. seen: called with each event that is new.
+    the same. hearers: called with each event that is new, once the journal has it.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        journal: Journal,
-        panel: Progress | None,
-        summary: Sums,
-        digests: Mapping[int, str] | None = None,
-        seen: Callable[[Event], None] = lambda event: None,
-    ) -> None:
-        self._job, self._journal, self._panel, self._summary, self._seen = job, journal, panel, summary, seen
-        self._digests = dict(digests or {})
+    def __init__(self, job: Job, journal: Journal, hearers: Sequence[Hearer], digests: Mapping[int, str]) -> None:
+        self._job, self._journal, self._hearers, self._digests = job, journal, hearers, dict(digests)
         self._told: set[tuple[str, int | None, str | None]] = set()
         self._last = 0
         self._keeper = Keeper(job.run / checkpoint.FOLDER, job.recipe.recover.keep, Disk())
@@ -89,10 +68,8 @@ class Logbook:
         if event["event"] == "step":
             self._last = event["step"]
         self._journal.write(event)
-        self._summary.add(event)
-        self._seen(event)
-        if self._panel:
-            _show(self._panel, event)
+        for hearer in self._hearers:
+            hearer(event)
 
     def _compare(self, event: Event) -> None:
         """Raises VerifyError where a step that was computed again has another digest than the first time."""
@@ -104,18 +81,3 @@ class Logbook:
                 f"step {event['step']} was computed again and has another digest ({event['digest']}, before {was}): "
                 f"code, data, versions or hardware have changed; samestep verify finds kernels that do not repeat"
             )
-
-
-def _show(panel: Progress, event: Event) -> None:
-    if event["event"] == "formed":
-        panel.replicas = event["replicas"]
-    if event["event"] == "step":
-        panel.step(event)
-    elif event["event"] in UNSAVED:
-        panel.note(f"{_what(event)} of step {event['step']}: {event['reason']}; {UNSAVED[event['event']]}")
-    elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
-        panel.note(event["reason"])
-
-
-def _what(event: Event) -> str:
-    return "best model" if event["event"] == "best_failed" else "checkpoint"

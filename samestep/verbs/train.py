@@ -3,8 +3,9 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from samestep.recipe.schema import Recipe
 from samestep.recover.journal import Journal
 from samestep.recover.protocol import Terms
 from samestep.replica.job import Job, copies
-from samestep.report.progress import Progress, progress, reading
-from samestep.verbs.logbook import Logbook
+from samestep.report.progress import Progress, progress, reading, show
+from samestep.verbs.logbook import Hearer, Logbook
 from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.stopping import Stopping
 
@@ -100,7 +101,7 @@ def carry_out(
     """`execute`, with signals asking for a stop. Raises Stopped where one did; says how a run that fails goes on."""
     try:
         with Stopping(engine, panel.note, summary.run) as stopping:
-            execute(job, engine, journal, panel, summary, replayed, stopping.seen)
+            execute(job, engine, journal, [summary.add, stopping.seen, partial(show, panel)], replayed)
     except ClusterError as error:
         error.args = (f"{error}; samestep resume {summary.run} goes on from the last checkpoint",)
         raise
@@ -110,17 +111,14 @@ def execute(
     job: Job,
     engine: Engine,
     journal: Journal,
-    panel: Progress | None,
-    summary: Summary,
+    hearers: Sequence[Hearer],
     replayed: Mapping[int, str] | None = None,
-    seen: Callable[[Event], None] = lambda event: None,
 ) -> None:
-    """Run a job's replicas.
+    """Run a job's replicas. hearers: called with each event once the journal has it.
 
     replayed: step -> the digest that it had before, of steps that are computed again.
     """
-
-    logbook = Logbook(job, journal, panel, summary, replayed, seen)
+    logbook = Logbook(job, journal, hearers, replayed or {})
     try:
         engine.run(replace(program(job), restore=_restore(job, logbook)), terms(job.recipe), logbook.hear)
     finally:

@@ -19,8 +19,11 @@ class Operation(IntEnum):
     EVALUATE = 4
     AGREE = 5  # fingerprints at the start
     REFERENCE = 6  # log-probabilities under the reference model
-    READY = 7  # all that the next move needs has arrived
+    READY = 7  # all that the commit of a step needs has arrived
     HANDOVER = 8  # weights and moments to those that have to hold them in a new generation
+    BEGIN = 9  # all that a generation needs has arrived
+    END = 10  # nothing more is to be done
+    ORIGIN = 11  # where a loss or gradient that is not finite comes from
 
 
 class Tag(NamedTuple):

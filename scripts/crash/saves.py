@@ -22,7 +22,6 @@ from samestep.replica.state import State
 from samestep.sync.exact import share
 from samestep.sync.slices import layout
 from samestep.verbs.logbook import Logbook
-from samestep.verbs.train import Summary
 
 RECIPE = Path(__file__).parents[2] / "recipes/tiny.yaml"
 LANES, REPLICAS = 8, 2
@@ -122,7 +121,7 @@ class Saves:
     def _save(self, run: Path, step: int, tell: Tell = lambda event: None) -> None:
         job = Job("train", self._recipe, run, [], run, steps=LAST, stop=LAST)
         with Journal(run / "journal.jsonl") as written:
-            logbook = Logbook(job, written, None, Summary(str(run)), seen=tell)
+            logbook = Logbook(job, written, [tell], {})
             for rank, trained in enumerate(self._replicas):
                 self._fill(trained, step)
                 line = Line(rank)

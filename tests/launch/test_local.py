@@ -174,15 +174,20 @@ def wait(held, ready=False):
     control.send({'event': 'waiting', 'generation': formation.generation, 'held': held, 'step': 5, 'ready': ready})
     formation = control.formation()
 """
+ONE_DIES = (
+    SURVIVE
+    + """
+if rank == 1:
+    os._exit(9)
+wait(generation)
+"""
+)
 
 
 def test_those_that_are_left_are_a_new_generation_with_connections_of_its_own():
     body = (
-        SURVIVE
+        ONE_DIES
         + """
-if rank == 1:
-    os._exit(9)
-wait(generation)
 (peer, descriptor), = formation.connections.items()
 os.write(descriptor, bytes([control.place.replica]))
 control.send({'event': 'x', 'members': formation.members, 'before': formation.before, 'held': formation.held,
@@ -202,11 +207,8 @@ control.send({'event': 'x', 'members': formation.members, 'before': formation.be
 
 def test_where_a_part_of_the_state_is_lost_all_begin_again_with_what_can_be_restored():
     body = (
-        SURVIVE
+        ONE_DIES
         + """
-if rank == 1:
-    os._exit(9)
-wait(generation)
 control.send({'event': 'x', 'work': formation.work, 'before': formation.before})
 """
     )

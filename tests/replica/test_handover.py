@@ -7,27 +7,18 @@ from hypothesis import strategies as st
 from torch import nn
 
 from samestep.errors import ClusterError
-from samestep.model.optim import AdamW
 from samestep.replica.handover import Handover
-from samestep.replica.state import State
 from samestep.sync.exact import share
 from samestep.sync.slices import layout
 from samestep.wire import loopback
+from tests.replica.counting import counting
 
 SIZES = [5000, 17, 3000]
 PLAN = layout(SIZES, 8, bucket=2048)
 
 
 def state(rank, size, copies, seed=0):
-    """Weights and moments count up over the whole model, from `seed`."""
-    found = State([nn.Parameter(torch.zeros(n)) for n in SIZES], PLAN, AdamW())
-    found.adopt(share(PLAN, 8, rank, size, copies))
-    everything = torch.arange(PLAN.total) + float(seed)
-    found.weights.copy_(everything)
-    for region, moments in found.moments.items():
-        for number, moment in enumerate(moments):
-            moment.copy_(everything[region.start : region.stop] * (2 + number))
-    return found
+    return counting([nn.Parameter(torch.zeros(n)) for n in SIZES], PLAN, rank, size, copies, seed)
 
 
 def moved(before, size, copies):

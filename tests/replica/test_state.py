@@ -5,27 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from samestep.model.optim import AdamW
 from samestep.recover.shards import Part
 from samestep.replica.state import State
-from samestep.sync.exact import share
 from samestep.sync.slices import Layout, layout
+from tests.replica.counting import counting
 
 
 def states(sizes: list[int], replicas: int, plan: Layout, seed: int, copies: int = 1) -> list[State]:
-    """Of all replicas; weights and moments count up from `seed`, each number once."""
     parameters = [nn.Parameter(torch.zeros(size)) for size in sizes]
-    found = []
-    for rank in range(replicas):
-        state = State(parameters, plan, AdamW())
-        state.adopt(share(plan, 8, rank, replicas, copies))
-        found.append(state)
-        everything = torch.arange(plan.total) + float(seed)
-        state.weights.copy_(everything)
-        for region, moments in state.moments.items():
-            for number, moment in enumerate(moments):
-                moment.copy_(everything[region.start : region.stop] * (2 + number))
-    return found
+    return [counting(parameters, plan, rank, replicas, copies, seed) for rank in range(replicas)]
 
 
 def as_bytes(parts: dict[Part, Tensor]) -> list[tuple[Part, memoryview]]:

@@ -44,7 +44,7 @@ def lived(folder, plan, replicas=3, **changes):
     summary = Summary(str(folder))
     with Journal(folder / "journal.jsonl") as written:
         written.write(opening(prepared, 0.0))
-        execute(prepared.job("train", folder), Local(), written, None, summary, None, Killer(plan))
+        execute(prepared.job("train", folder), Local(), written, [summary.add, Killer(plan)])
     return summary, journal.read(folder / "journal.jsonl")
 
 

@@ -38,7 +38,7 @@ def stopped(run: Path, after: int, replicas: int = 2) -> Path:
     with Journal(run / "journal.jsonl") as written:
         written.write(opening(prepared, 0.0))
         job = dataclasses.replace(prepared.job("train", run), stop=after, finish=False)
-        execute(job, Local(), written, None, Summary(str(run)))
+        execute(job, Local(), written, [])
     return run
 
 
