@@ -5,7 +5,8 @@
     |- RecipeError           2   the recipe or the command line is wrong
     |- DataError             3   the data cannot be used
     |- ClusterError          4   the machine, a replica or the network failed
-    |  `- PeerLost           4   another replica failed first; never the cause itself
+    |  |- PeerLost           4   another replica failed first; never the cause itself
+    |  `- Corrupted          4   what a replica holds has changed by itself
     |- Stopped              75   on request, with a checkpoint (130 after Ctrl-C)
     `- VerifyError           5   verify, audit or a gate said no
 
@@ -19,6 +20,7 @@ class SamestepError(Exception):
     exit_code = 1
     remote_traceback = ""  # of the replica where it happened; shown with --debug
     of_all = False  # whether all replicas raise it alike, so that none of them is named
+    passing = False  # whether a fresh process is likely to be spared it
 
 
 class NotFinite(SamestepError):
@@ -43,6 +45,12 @@ class ClusterError(SamestepError):
 
 class PeerLost(ClusterError):
     """Another replica went away. Its own failure is the cause and is shown instead."""
+
+
+class Corrupted(ClusterError):
+    """A bit has flipped, or the same arithmetic gave two results. Only the replica that raises it has the fault."""
+
+    passing = True
 
 
 class Stopped(SamestepError):

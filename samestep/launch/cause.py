@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from samestep.errors import ClusterError, SamestepError
-from samestep.launch.child import Child
+from samestep.launch.child import Child, kind
 from samestep.replica.board import Line
 
 
@@ -24,13 +24,13 @@ class Causes:
         return child.error(what) if child.failure else self._unexplained(child, what)
 
     def returns(self, child: Child, step: int) -> bool:
-        """Whether its error would come again by itself: our own refusals do, others that came twice in a step."""
+        """Whether its error would come again by itself: most of our own do, others that came twice in a step."""
         if child.failure is None:
             return False
         seen = (step, child.failure["message"])
         again = seen in self._seen
         self._seen.add(seen)
-        return again or bool(child.failure["ours"])
+        return again or (child.failure["ours"] and not kind(child.failure).passing)
 
     def _unexplained(self, child: Child, what: str) -> ClusterError:
         if child.process.poll() is None:

@@ -83,11 +83,16 @@ class Child:
     def error(self, where: str) -> SamestepError:
         """What it said of its own end, as the error that it was. where: replica, step and phase."""
         assert self.failure is not None
-        kind = getattr(errors, self.failure["kind"], SamestepError)
-        message = self.failure["message"]
-        error: SamestepError = kind(message if kind.of_all else f"{message} ({where})")
+        made, message = kind(self.failure), self.failure["message"]
+        error = made(message if made.of_all else f"{message} ({where})")
         error.remote_traceback = self.failure["traceback"]
         return error
+
+
+def kind(failure: Event) -> type[SamestepError]:
+    """The class of the error that a replica has told of."""
+    found: type[SamestepError] = getattr(errors, failure["kind"], SamestepError)
+    return found
 
 
 def spawn(program: Program, place: Place) -> Child:

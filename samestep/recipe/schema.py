@@ -183,6 +183,7 @@ class Sync(Section):
 class Recover(Section):
     checkpoint_every: Annotated[int, Field(ge=0)] = 100  # steps between checkpoints; 0: none
     keep: Count = 3  # checkpoints; older ones are deleted once a newer one is verified
+    scrub_every: Annotated[int, Field(ge=0)] = 1  # steps in which all of memory is looked at for flipped bits; 0: never
     digest_every: Annotated[int, Field(ge=0)] = 0  # steps between digests of all parameters in the journal; 0: never
 
 

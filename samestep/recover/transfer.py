@@ -27,7 +27,7 @@ def moments(layout: Layout, before: Sequence[int | None], size: int, copies: int
     moves = []
     old = [(owner, region) for owner in range(len(before)) if (region := layout.owned(bucket, owner, len(before))).size]
     for target in range(size):
-        for new in held(layout, target, size, copies)[bucket]:
+        for new in held(layout, target, size, copies)[bucket].values():
             for owner, region in old:
                 both = Region(max(new.start, region.start), min(new.stop, region.stop))
                 if both.size > 0:

@@ -61,6 +61,7 @@ class Checkpoints:
         first = self._place["rank"] == 0
         shared = self._job.recipe.sync.strategy == "exact"  # under fast each replica holds everything
         parts = self._step.state.snapshot(list(self._step.shapes)) if shared or first else {}
+        self._step.check()  # what was copied
         given = (self._step.number, dict(self._place), parts, self._manifest(digest) if first else None)
         self._thread = threading.Thread(target=self._write, args=given, name="samestep-save")
         self._thread.start()

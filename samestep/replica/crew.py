@@ -89,6 +89,7 @@ class Crew:
             reference.attach_kept(self._run.job, self._run.task, self._run.readers)
             self._run.make(wire)
         step = self._run.step
+        step.check()  # before it is handed on
         self._run.watch.rewind(formation.step)
         places = {replica: rank for rank, replica in enumerate(formation.members)}
         before = [places.get(replica) for replica in formation.before]

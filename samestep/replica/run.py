@@ -71,6 +71,7 @@ class Run:
             self.step.regroup(wire, moments)
         self.watch.enter(wire)
         self.checkpoints.enter(wire, generation)
+        self.step.seal()
         self.control.send(started(self.step, generation))
 
 

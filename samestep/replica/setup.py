@@ -70,4 +70,5 @@ def step_of(job: Job, task: Task, wire: Collective) -> Step:
         accumulate=recipe.batch.accumulate,
         strategy=recipe.sync.strategy,
         copies=copies(recipe.sync.state, recipe.lanes),
+        scrub=recipe.recover.scrub_every,
     )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from samestep.model import optim
 from samestep.recover.shards import Part
+from samestep.replica.seal import Rest, Seal
 from samestep.sync.flat import cut, flatten
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, Piece, Region
@@ -43,17 +44,31 @@ class State:
         self.weights = flatten(parameters, layout)
         self.updates = [0] * len(parameters)  # made to each parameter
         self.moments: Moments = {}
+        self.seal: Seal | None = None  # on what rests since the last commit
         self._rule, self._layout = rule, layout
         self._decays = [optim.decays(p) for p in parameters]
 
     def adopt(self, share: Share, moments: Moments | None = None) -> None:
         """Take up a share, with the moments of what it holds, or with those of a first step, which are zero."""
-        self._share = share
+        self._share, self.seal = share, None
         self.moments = self.blank(share) if moments is None else moments
 
     def blank(self, share: Share) -> Moments:
         """Zeros for the moments of a share."""
         return {region: [self._zeros(region) for _ in range(self._rule.moments)] for region in _held(share)}
+
+    def resting(self, part: Region) -> list[Rest]:
+        """What must not change until the next commit: all that is held, and of the other weights those in `part`."""
+        found = []
+        for bucket, regions in enumerate(self._share.held):
+            for owner, region in regions.items():
+                values = [cut(self.weights, region), *self.moments[region]]
+                found += [Rest(*each, region, owner) for each in zip(self.kinds(), values, strict=True)]
+            for other in _between(sorted(regions.values()), self._layout.bucket_region(bucket)):
+                there = Region(max(other.start, part.start), min(other.stop, part.stop))
+                if there.size > 0:
+                    found.append(Rest("weights", cut(self.weights, there), there))
+        return found
 
     def norms(self, gradient: Tensor) -> Tensor:
         """float64 [slices]: the sum of squares of each owned slice of the gradient, zero for the others."""
@@ -75,10 +90,10 @@ class State:
     def commit(self, gathered: Tensor, rate: float, present: Sequence[bool]) -> None:
         """Update what is held in place (`gathered` has its gradient there) and take the rest from `gathered`."""
         for bucket, regions in enumerate(self._share.held):
-            for region in regions:
+            for region in regions.values():
                 weights, gradient = cut(self.weights, region), cut(gathered, region)
                 self._update(region, weights, gradient, self.moments[region], rate, present)
-            for other in _between(sorted(regions), self._layout.bucket_region(bucket)):
+            for other in _between(sorted(regions.values()), self._layout.bucket_region(bucket)):
                 cut(self.weights, other).copy_(cut(gathered, other))
         self.updates = [count + there for count, there in zip(self.updates, present, strict=True)]
 
@@ -148,7 +163,7 @@ class State:
 
 
 def _held(share: Share) -> list[Region]:
-    return [region for regions in share.held for region in regions]
+    return [region for regions in share.held for region in regions.values()]
 
 
 def _between(regions: Sequence[Region], whole: Region) -> Iterator[Region]:

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from samestep.errors import NotFinite, RecipeError
+from samestep.errors import Corrupted, NotFinite, RecipeError
 from samestep.model import optim
 from samestep.replica.board import Wish
+from samestep.replica.seal import Frozen, Rest, Seal
 from samestep.replica.state import Moments, State
-from samestep.sync import tree
+from samestep.sync import tree, vote
 from samestep.sync.accumulate import Accumulator
 from samestep.sync.exact import Exact
 from samestep.sync.exchange import Exchange
@@ -48,6 +49,8 @@ class Step:
     lanes: the equal shares of a step, each `accumulate` micro-batches; part of the result, unlike replicas.
     clip: the largest global gradient norm.
     copies: replicas that keep the moments of each slice; with more than one, a replica can be lost.
+    scrub: steps within which all weights are looked at for flipped bits; what is owned is at each step. 0: never. Then
+    nothing but the step may write to the module's tensors.
 
     RecipeError if the module has no trainable float32 parameters or keeps batch statistics; PeerLost if
     another replica goes away; NotFinite, on all replicas, for a loss or gradient that is NaN or infinite.
@@ -64,6 +67,7 @@ class Step:
         accumulate: int = 1,
         strategy: str = "exact",
         copies: int = 1,
+        scrub: int = 0,
         bucket: int | None = None,
     ) -> None:
         self._named = trainable(module)
@@ -73,6 +77,7 @@ class Step:
         self.copies, self._strategy = copies, strategy
         self._clip, self._count, self._micros = clip, lanes, accumulate
         self._buffers = _Unchanged(module)
+        self._scrub, self._frozen = scrub, Frozen(module, scrub) if scrub else None
         self.number = 0  # steps committed
         self.sums: Sums | None = None  # of the last step that was reduced
         self.shapes = {name: list(parameter.shape) for name, parameter in self._named.items()}
@@ -118,6 +123,8 @@ class Step:
         losses, norms, present, (strongest,) = self._share_scalars(wish)
         loss, norm = tree.total(losses), math.sqrt(math.fsum(norms))
         if not math.isfinite(loss + norm):
+            self.check()
+            everybody_ready(self._wire, Tag(self.number, Operation.INTACT))
             raise _not_finite(self.number, losses, norm)
         self._present = [bool(p) for p in present]
         if self._clip and norm > self._clip:
@@ -136,6 +143,7 @@ class Step:
             self.state.propose(bucket, out, gradient, learning_rate, self._present)
 
         self._exchange.gather(self.number, write, self._gradients.buffers)
+        self.check()
         self.ready = True
 
     def commit(self) -> None:
@@ -154,6 +162,27 @@ class Step:
         self._losses.clear()
         self.number += 1
         self.ready = False
+        self.seal()
+
+    def seal(self) -> None:
+        """Note what rests until the next commit. To be called where weights or moments have been set otherwise."""
+        if self._scrub:
+            part = self.layout.part(self.number % self._scrub, self._scrub)
+            self.state.seal = Seal(self.state.resting(part))
+
+    def check(self) -> None:
+        """Corrupted where what rests here has changed."""
+        broken = self.state.seal.broken() if self.state.seal else []
+        broken += self._frozen.broken(self.number) if self._frozen else []
+        if broken:
+            raise _corrupted(self.number, self._what(broken[0]))
+
+    def _what(self, rest: Rest) -> str:
+        if rest.region is None:
+            return rest.kind
+        start, stop = rest.region
+        names = [n for n, r in zip(self._named, self.layout.regions, strict=True) if r.start < stop and start < r.stop]
+        return f"{rest.kind} of {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")
 
     def update(self, learning_rate: float) -> Sums:
         """reduce, propose and commit in one call."""
@@ -179,15 +208,28 @@ class Step:
         """Of all replicas: the loss of each lane, the sum of squares of each slice, which parameters had gradients, and
         the strongest wish.
         """
-        norms = self.state.norms(self._gradients.buffers[0])
+        norms, size = self.state.norms(self._gradients.buffers[0]), self._wire.size
         wished = torch.tensor([wish], dtype=torch.float64)
-        mine = torch.cat([self._lane_losses(), norms, self._gradients.present.double(), wished])
-        everyone = [mine if r == self._wire.rank else torch.empty_like(mine) for r in range(self._wire.size)]
+        scalars = torch.cat([self._lane_losses(), norms, self._gradients.present.double(), wished])
+        mine = torch.cat([self._claims(), scalars.view(torch.int64)])
+        everyone = [mine if r == self._wire.rank else torch.empty_like(mine) for r in range(size)]
         all_gather(self._wire, Tag(self.number, Operation.SCALARS), mine, everyone).wait()
+        claims, merged = torch.split(torch.stack(everyone), [size, len(scalars)], dim=1)
+        self._vote(claims.tolist())
         # One replica has each lane and owns each slice (all, in `fast`): the others hold zeros there.
-        merged = torch.stack(everyone)
+        merged = merged.contiguous().view(torch.float64)
         losses, *others = torch.split(merged, [self._count, len(norms), len(self._named), 1], dim=1)
         return [losses.sum(0).tolist(), *(other.amax(0).tolist() for other in others)]
+
+    def _claims(self) -> Tensor:
+        size = self._wire.size
+        return self.state.seal.claims(size) if self.state.seal else torch.zeros(size, dtype=torch.int64)
+
+    def _vote(self, claims: Sequence[Sequence[int]]) -> None:
+        """Corrupted where what this replica keeps is not what the others keep of the same."""
+        for dispute in vote.disputes(claims, self.copies):
+            if self._wire.rank in dispute.odd:
+                raise _differs(self.number, dispute)
 
     def _lane_losses(self) -> Tensor:
         losses = torch.zeros(self._count, dtype=torch.float64)
@@ -210,6 +252,21 @@ class _Unchanged:
                     f"the model writes its buffer {name} in forward; its value would follow the micro-batches that a "
                     f"replica happens to see, so replicas would differ; use a layer without running state"
                 )
+
+
+def _corrupted(step: int, what: str) -> Corrupted:
+    return Corrupted(
+        f"{what} changed while it rested after step {step}: a bit has flipped; nothing of it was applied; look at the "
+        f"memory of this host if it happens again"
+    )
+
+
+def _differs(step: int, dispute: vote.Dispute) -> Corrupted:
+    whose = "of most others" if dispute.outvoted else "of the other, and nobody can tell which is right"
+    return Corrupted(
+        f"the state of the slices of rank {dispute.owner} after step {step} is not that {whose}; nothing more was "
+        f"applied; look at the memory and the processor of this host if it happens again"
+    )
 
 
 def _not_finite(step: int, losses: Sequence[float], norm: float) -> NotFinite:

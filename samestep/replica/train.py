@@ -72,6 +72,7 @@ def after(run: Run) -> Wish:
 
 def end(run: Run, stopped: bool) -> bool:
     run.checkpoints.wait()
+    run.step.check()
     if run.job.finish and not stopped:
         finish(run)
     run.control.phase(run.step.number, Phase.DONE)

@@ -14,12 +14,12 @@ from samestep.sync.slices import Layout, Region
 
 @dataclass(frozen=True)
 class Share:
-    """owned: by bucket. held: by bucket, the regions whose moments are kept, those owned among them; none is empty."""
+    """owned: by bucket. held: by bucket, the regions whose moments are kept, by their owner; none is empty."""
 
     span: range
     turns: list[Turn]
     owned: list[Region]
-    held: list[list[Region]]
+    held: list[dict[int, Region]]
 
 
 def holders(owner: int, size: int, copies: int) -> list[int]:
@@ -27,10 +27,10 @@ def holders(owner: int, size: int, copies: int) -> list[int]:
     return [(owner + k) % size for k in range(min(copies, size))]
 
 
-def held(layout: Layout, rank: int, size: int, copies: int) -> list[list[Region]]:
-    """By bucket, the regions that `rank` of `size` keeps, in the order of their owners."""
+def held(layout: Layout, rank: int, size: int, copies: int) -> list[dict[int, Region]]:
+    """By bucket, the regions that `rank` of `size` keeps, by their owner."""
     owners = [owner for owner in range(size) if rank in holders(owner, size, copies)]
     return [
-        [region for owner in owners if (region := layout.owned(bucket, owner, size)).size]
+        {owner: region for owner in owners if (region := layout.owned(bucket, owner, size)).size}
         for bucket in range(layout.buckets)
     ]

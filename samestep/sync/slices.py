@@ -62,6 +62,11 @@ class Layout:
         low, high = (start + self.slice * (slices * o // owners) for o in (owner, owner + 1))
         return Region(min(low, stop), min(high, stop))
 
+    def part(self, number: int, of: int) -> Region:
+        """One of `of` parts of the whole, in whole slices; where there are more of them than slices, some are empty."""
+        low, high = (min(self.total, self.slice * (len(self.pieces) * k // of)) for k in (number, number + 1))
+        return Region(low, high)
+
     def pieces_in(self, region: Region) -> Iterator[tuple[int, Piece]]:
         """(slice, piece) of a region that is made of whole slices."""
         for index in range(region.start // self.slice, -(-region.stop // self.slice)):

@@ -23,7 +23,8 @@ class Operation(IntEnum):
     HANDOVER = 8  # weights and moments to those that have to hold them in a new generation
     BEGIN = 9  # all that a generation needs has arrived
     END = 10  # nothing more is to be done
-    ORIGIN = 11  # where a loss or gradient that is not finite comes from
+    INTACT = 11  # what rests here has not changed
+    ORIGIN = 12  # where a loss or gradient that is not finite comes from
 
 
 class Tag(NamedTuple):

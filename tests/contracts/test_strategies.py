@@ -105,8 +105,8 @@ def test_exact_sends_no_more_than_a_ring_where_spans_are_subtrees(copies):
     module = network()
     size = sum(-(-p.numel() // 16) * 16 for p in module.parameters()) * 4
     for replicas in (2, 4, 8):
-        # 8 lanes' losses, norms, 4 parameters' presence and a wish, in float64, and the byte that says ready
-        scalars = (replicas - 1) * (8 * (8 + len(train_layout(module)) + 4 + 1) + 1)
+        # Claims, 8 lanes' losses, norms, 4 parameters' presence and a wish, 8 bytes each; the byte that says ready
+        scalars = (replicas - 1) * (8 * (replicas + 8 + len(train_layout(module)) + 4 + 1) + 1)
         sent = [result[2] / 3 - scalars for result in train(module, "exact", replicas, copies=copies)]
         assert sum(sent) == pytest.approx(2 * size * (replicas - 1))
 

@@ -1,0 +1,76 @@
+"""What rests must not change: sums over weights and moments, taken when they are written and again before the commit
+of the next step. Who finds its own changed ends there, before anybody has used it for more than a gradient that is
+thrown away; the others go on with what they hold.
+
+A wrapping sum of 64-bit words differs after every flipped bit, and is taken as fast as memory can be read.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samestep.sync.slices import Region
+
+WORD = 8  # bytes
+
+
+class Rest(NamedTuple):
+    """Values that rest. kind: weights, moment0, ..., or the name of a tensor that is not trained; region: of the flat
+    buffer. owner: the rank for whose slices they are kept, where several replicas hold the same.
+    """
+
+    kind: str
+    values: Tensor
+    region: Region | None = None
+    owner: int | None = None
+
+
+class Seal:
+    def __init__(self, rests: Sequence[Rest]) -> None:
+        self._rests = rests
+        self._sums = _sums(rests)
+
+    def broken(self) -> list[Rest]:
+        """What has changed since."""
+        return _changed(self._rests, self._sums)
+
+    def claims(self, owners: int) -> Tensor:
+        """int64[owners]: of all that is kept for each owner one sum; the same on all replicas that keep it."""
+        places = torch.tensor([owners if rest.owner is None else rest.owner for rest in self._rests])
+        return torch.zeros(owners + 1, dtype=torch.int64).index_add_(0, places, self._sums.cpu())[:-1]
+
+
+class Frozen:
+    """The tensors of a module that training does not change; a part of them is looked at each time."""
+
+    def __init__(self, module: nn.Module, every: int) -> None:
+        named = [*module.named_parameters(), *module.named_buffers()]
+        self._rests = [Rest(name, tensor) for name, tensor in named if not tensor.requires_grad and tensor.numel()]
+        self._every = every
+        self._sums = _sums(self._rests)
+
+    def broken(self, number: int) -> list[Rest]:
+        """Of those whose turn it is with `number`."""
+        turn = slice(number % self._every, None, self._every)
+        return _changed(self._rests[turn], self._sums[turn])
+
+
+def _changed(rests: Sequence[Rest], sums: Tensor) -> list[Rest]:
+    now = _sums(rests)
+    if torch.equal(now, sums):
+        return []
+    return [rest for rest, same in zip(rests, (now == sums).tolist(), strict=True) if not same]
+
+
+def _sums(rests: Sequence[Rest]) -> Tensor:
+    return torch.stack([_sum(rest.values) for rest in rests]) if rests else torch.zeros(0, dtype=torch.int64)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """int64[]. A tail shorter than a word is added byte by byte."""
+    data = values.detach().contiguous().view(-1)
+    whole = data.numel() * data.element_size() // WORD * WORD // data.element_size()
+    words = data[:whole].view(torch.int64).sum()
+    return words if whole == data.numel() else words + data[whole:].view(torch.uint8).sum(dtype=torch.int64)
