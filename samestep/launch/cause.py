@@ -12,7 +12,7 @@ class Causes:
 
     def __init__(self, logs: Path | None) -> None:
         self._logs = logs
-        self._seen: set[tuple[int, str]] = set()
+        self._seen: dict[tuple[int, str], tuple[int, int]] = {}
 
     def error(self, child: Child, at: Line) -> SamestepError:
         """What to tell where nobody can go on without it. at: what it did last."""
@@ -24,12 +24,11 @@ class Causes:
         return child.error(what) if child.failure else self._unexplained(child, what)
 
     def returns(self, child: Child, step: int) -> bool:
-        """Whether its error would come again by itself: most of our own do, others that came twice in a step."""
+        """Whether its error would come again by itself: most of our own do, others that came in two tries of a step."""
         if child.failure is None:
             return False
-        seen = (step, child.failure["message"])
-        again = seen in self._seen
-        self._seen.add(seen)
+        attempt = (child.generation, child.replica if not child.generation else 0)
+        again = self._seen.setdefault((step, child.failure["message"]), attempt) != attempt
         return again or (child.failure["ours"] and not kind(child.failure).passing)
 
     def _unexplained(self, child: Child, what: str) -> ClusterError:

@@ -38,6 +38,7 @@ class Child:
     pending: bytes = b""
     failure: Event | None = None  # what it said of its own end
     silence: str | None = None  # why it was ended, where it said nothing
+    generation: int = 0  # that it was told of last
 
     @property
     def replica(self) -> int:
@@ -58,8 +59,9 @@ class Child:
             *lines, self.pending = (self.pending + received).split(b"\n")
             events += map(json.loads, lines)
 
-    def tell(self, fields: dict[str, Any], descriptors: list[int]) -> None:
-        """Nothing where it has just died: the engine hears of that in another way."""
+    def form(self, fields: dict[str, Any], descriptors: list[int]) -> None:
+        """Tell it of a generation. Nothing where it has just died: the engine hears of that in another way."""
+        self.generation = fields["generation"]
         with contextlib.suppress(OSError):
             post(self.line, fields, descriptors)
 

@@ -129,7 +129,7 @@ class _Company:
 
     def _ended(self, child: Child) -> None:
         self._selector.unregister(child.pidfd)
-        if child.process.wait() == 0 and self._rank(child.replica) is not None:
+        if child.process.wait() == 0 and not child.failure and self._rank(child.replica) is not None:
             self._handle(Finished(child.replica))
             self._bury(child)
         elif child.failure and child.failure["kind"] == "PeerLost":
@@ -226,7 +226,7 @@ class _Company:
             for replica in action.members:
                 if replica in self._children:
                     descriptors = [ends[replica][peer].fileno() for peer in action.members if peer != replica]
-                    self._children[replica].tell(fields, descriptors)
+                    self._children[replica].form(fields, descriptors)
 
     def _work(self) -> dict[str, object]:
         first = self._membership.generation == 1

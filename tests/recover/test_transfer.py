@@ -35,13 +35,13 @@ def test_all_that_has_to_be_held_arrives_once_from_one_that_held_it(change: tupl
     for bucket in range(PLAN.buckets):
         arrived = {rank: torch.zeros(PLAN.total) for rank in range(size)}
         for move in transfer.moments(PLAN, before, size, copies, bucket):
-            assert move.within in old[move.source][bucket]
+            assert move.within in old[move.source][bucket].values()
             assert move.within.start <= move.region.start < move.region.stop <= move.within.stop
-            assert move.to in held(PLAN, move.target, size, copies)[bucket]
+            assert move.to in held(PLAN, move.target, size, copies)[bucket].values()
             arrived[move.target][move.region.start : move.region.stop] += 1
         for rank in range(size):
             wanted = torch.zeros(PLAN.total)
-            for region in held(PLAN, rank, size, copies)[bucket]:
+            for region in held(PLAN, rank, size, copies)[bucket].values():
                 wanted[region.start : region.stop] += 1
             assert torch.equal(arrived[rank], wanted)
 
@@ -53,7 +53,7 @@ def test_nothing_travels_that_is_there_already(change: tuple[list[int | None], i
     old = {rank: held(PLAN, o, len(before), copies) for o, rank in enumerate(before) if rank is not None}
     for bucket in range(PLAN.buckets):
         for move in transfer.moments(PLAN, before, size, copies, bucket):
-            has = move.within in old.get(move.target, [[]] * PLAN.buckets)[bucket]
+            has = move.within in old.get(move.target, [{}] * PLAN.buckets)[bucket].values()
             assert has == (move.source == move.target)
 
 
