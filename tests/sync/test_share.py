@@ -28,7 +28,9 @@ def test_a_replica_holds_what_it_owns(sizes: list[int], size: int, copies: int) 
     plan = layout(sizes, 8, bucket=2048)
     for rank in range(size):
         mine = share(plan, 8, rank, size, copies)
-        assert all(not owned.size or owned == regions.get(rank) for owned, regions in zip(mine.owned, mine.held, strict=True))
+        assert all(
+            not owned.size or owned == regions.get(rank) for owned, regions in zip(mine.owned, mine.held, strict=True)
+        )
 
 
 def test_those_that_hold_are_the_owner_and_the_ranks_after_it() -> None:
