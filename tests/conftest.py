@@ -25,6 +25,16 @@ class Result:
         return json.loads(self.out)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def threads_of_its_own():
+    """A file that computes on one thread does not decide for the files after it."""
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
+    yield
+    if torch:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     """One cache of tokenized data for the whole session, never the user's own."""

@@ -86,7 +86,11 @@ class Keeper:
         held = {event["file"]: Shard(**event["shard"]) for event in work}
         manifest = Manifest(step=work[0]["step"], shards=held, **first)
         folder = checkpoint.commit(self._disk, self._folder, manifest)
-        checkpoint.verify(folder)
+        try:
+            checkpoint.verify(folder)
+        except DataError:
+            checkpoint.discard(self._disk, self._folder, manifest.step)  # else it counts as one of those to keep
+            raise
         size = sum(shard.size for shard in held.values())
         return {"event": "checkpoint", "step": manifest.step, "digest": manifest.digest, "bytes": size}
 

@@ -109,8 +109,10 @@ def run(size: int, replica: Callable[[Loopback], T], faults: Faults | None = Non
     """Call `replica(wire)` in one thread a replica and return the results by rank; the first failure is raised."""
     results: dict[int, T] = {}
     errors: list[BaseException] = []
+    compute_threads = torch.get_num_threads()
 
     def body(wire: Loopback) -> None:
+        torch.set_num_threads(compute_threads)  # a new thread has another count up to its first parallel loop
         try:
             results[wire.rank] = replica(wire)
         except BaseException as error:

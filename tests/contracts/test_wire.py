@@ -172,8 +172,9 @@ def test_a_peer_that_closes_is_lost_to_those_that_wait_for_it(transport, tmp_pat
         (Tag(5, Operation.GATHER, 1), torch.zeros(8)),
         (Tag(5, Operation.REDUCE, 1), torch.zeros(4)),
         (Tag(5, Operation.REDUCE, 1), torch.zeros(8, dtype=torch.bfloat16)),
+        (Tag(5, Operation.REDUCE, 1), torch.zeros(16, dtype=torch.bfloat16)),
     ],
-    ids=["step", "bucket", "operation", "size", "dtype"],
+    ids=["step", "bucket", "operation", "size", "dtype", "dtype of as many bytes"],
 )
 def test_replicas_that_disagree_get_an_error_and_no_garbage(transport, tag, tensor, tmp_path):
     def body(wire):

@@ -237,13 +237,39 @@ control.send({'event': 'x', 'replica': control.place.replica, 'members': formati
     assert sorted(found) == [(0, 0), (1, 2), (2, 3)]
 
 
+def test_one_that_is_stopped_is_named_and_ended_and_the_others_go_on():
+    body = (
+        SURVIVE
+        + """
+import select
+control.phase(7, Phase.FORWARD)
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+control.phase(7, Phase.EXCHANGE)
+peer = dict(formation.connections)[1]
+gone, *_ = select.select([peer], [], [], 20)
+if not gone:
+    raise TimeoutError("nobody has ended it")
+wait(generation)
+control.send({'event': 'x', 'members': formation.members})
+"""
+    )
+    events = run(body, restore=dict)
+    assert [e["members"] for e in events if e["event"] == "x"] == [[0, 2]] * 2
+    (silent,) = [e for e in events if e["event"] == "silent"]
+    assert (silent["replica"], silent["kind"], silent["step"], silent["phase"]) == (1, "stopped", 7, "forward")
+    assert silent["ended"] and "replica 1 is stopped" in silent["reason"]
+    assert [e["replica"] for e in events if e["event"] == "left"] == [1]
+
+
 def test_an_error_that_comes_again_in_the_same_step_ends_the_run_with_it():
     body = SURVIVE + FAIL.format(
         """
     control.phase(7, Phase.FORWARD)
-    if control.place.replica:
-        wait(generation)
-    raise OSError("disk on fire")
+    for _ in range(control.place.replica):
+        wait(formation.generation)
+    if control.place.replica < 2:
+        raise OSError("disk on fire")
 """
     )
     with pytest.raises(SamestepError, match=r"OSError: disk on fire \(replica \d, step 7, forward\)"):

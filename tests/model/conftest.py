@@ -5,7 +5,7 @@ import pytest
 EOS = 0  # the only special token of the tokenizer below
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
     import torch
 

@@ -18,8 +18,8 @@ from samestep.recover.disk import Disk
 from samestep.recover.shards import Part
 from tests.recover.power import Recorded, after_cut
 
-SHAPES = {"a": [3, 5], "b.weight": [300]}
-CUTS = {"a": [0, 15], "b.weight": [0, 100, 300]}
+SHAPES = {"a": [3, 5], "b.weight": [900]}
+CUTS = {"a": [0, 15], "b.weight": [0, 100, 900]}
 KINDS = ["weights", "moment0"]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EMFILE]
 
@@ -103,6 +103,13 @@ def test_what_a_kill_left_is_no_checkpoint_and_is_written_over(tmp_path: Path) -
     assert not leftovers(tmp_path / "c")
 
 
+def test_files_of_other_attempts_are_no_part_of_it(tmp_path: Path) -> None:
+    partial = checkpoint.begin(Disk(), tmp_path / "c", 1)
+    (partial / "shard-7.safetensors").write_text("of a generation that ended")
+    manifest = save(Disk(), tmp_path / "c", 1)
+    assert {path.name for path in (tmp_path / "c/step-1").iterdir()} == {"manifest.json", *manifest.shards}
+
+
 def test_every_flipped_bit_of_a_manifest_and_a_header_is_refused(tmp_path: Path) -> None:
     save(Disk(), tmp_path / "c", 1)
     folder = tmp_path / "c/step-1"
@@ -166,7 +173,7 @@ def test_a_manifest_of_another_format_names_both(tmp_path: Path) -> None:
     ("drop", "says"),
     [
         ("moment0/a[0:15]", "lists no moment0 of a"),
-        ("weights/b.weight[100:300]", "weights of b.weight ends at 100 of 300"),
+        ("weights/b.weight[100:900]", "weights of b.weight ends at 100 of 900"),
     ],
 )
 def test_a_manifest_without_a_part_is_refused(tmp_path: Path, drop: str, says: str) -> None:
@@ -240,8 +247,8 @@ def test_after_a_power_cut_the_newest_is_whole_and_no_older_than_the_last_acknow
         at = chance.randrange(len(recorded.calls) + 1)
         state = tmp_path / "state"
         after_cut(recorded.calls, at, chance, state)
-        found, _ = checkpoint.newest(state / "c")
+        found, refused = checkpoint.newest(state / "c")
         promised = max(step for calls, step in acknowledged if calls <= at)
-        assert (found.step if found else 0) >= promised, (number, at)
+        assert (found.step if found else 0) >= promised and not refused, (number, at)
         assert found is None or same(state / "c", found)
         shutil.rmtree(state)

@@ -110,6 +110,14 @@ def test_a_line_that_was_written_in_part_is_taken_back(tmp_path: Path, monkeypat
     assert read(tmp_path / "j") == [EVENTS[0], EVENTS[2]]
 
 
+def test_all_of_it_is_synced_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    with Journal(tmp_path / "j") as journal:
+        journal.write(EVENTS[0])
+    assert synced == [len(encode(EVENTS[0]))]
+
+
 def test_a_write_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: int, line: bytes) -> int:
         raise OSError(28, "No space left on device")

@@ -45,13 +45,13 @@ def keeper(system: Refusing, tmp_path: Path) -> Iterator[Keeper]:
     keeper.close()
 
 
-def shard(folder: Path, step: int, rank: int, given_up: bool = False) -> Event:
+def shard(folder: Path, step: int, rank: int, given_up: bool = False, generation: int = 1) -> Event:
     """What replica `rank` of two tells of its half, once it is written."""
-    into, name = checkpoint.begin(Disk(), folder, step), f"shard-{rank}"
+    into, name = checkpoint.begin(Disk(), folder, step), f"shard-{generation}-{rank}"
     part = Part("weights", "a", 4 * rank, 4 * rank + 4)
     written = None if given_up else asdict(shards.write(Disk(), into / name, {part: torch.ones(4)}))
     known = {"digest": "sha256:0", "shapes": SHAPES, "updates": [step], "kinds": ["weights"], "state": {}}
-    place = {"step": step, "rank": rank, "of": 2, "generation": 1}
+    place = {"step": step, "rank": rank, "of": 2, "generation": generation}
     return place | {"file": None if given_up else name, "shard": written, "manifest": None if rank else known}
 
 
@@ -67,6 +67,28 @@ def test_a_shard_that_was_given_up_fails_the_checkpoint_and_leaves_room(keeper: 
     (event,) = keeper.told()
     assert event == {"event": "checkpoint_failed", "step": 1, "reason": "replica 1 could not write its part"}
     assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_one_that_cannot_be_read_back_goes_and_the_one_before_it_stays(keeper: Keeper, tmp_path: Path) -> None:
+    for rank in range(2):
+        keeper.shard(shard(tmp_path / "c", 1, rank))
+    keeper.settled()
+    last = [shard(tmp_path / "c", 2, rank) for rank in range(2)]
+    file = checkpoint.partial_of(tmp_path / "c", 2) / "shard-1-0"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    for event in last:
+        keeper.shard(event)
+    assert told(keeper) == [("checkpoint", 1), ("checkpoint_failed", 2)]
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["step-1"]
+
+
+def test_shards_of_two_generations_never_make_one(keeper: Keeper, tmp_path: Path) -> None:
+    keeper.shard(shard(tmp_path / "c", 1, 0))
+    keeper.shard(shard(tmp_path / "c", 1, 1, generation=2))
+    assert told(keeper) == []
+    keeper.shard(shard(tmp_path / "c", 1, 0, generation=2))
+    assert told(keeper) == [("checkpoint", 1)]
+    assert checkpoint.read(tmp_path / "c/step-1").shards.keys() == {"shard-2-0", "shard-2-1"}
 
 
 def test_an_old_one_that_cannot_be_deleted_is_told_apart_and_goes_later(

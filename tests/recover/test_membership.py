@@ -238,7 +238,8 @@ def test_a_step_that_kills_again_and_again_ends_the_run() -> None:
         step = only(run.waits(*range(replica + 1, 5), held=run.membership.generation, step=7)).step
         assert step == 7
     run.says(dies(2))
-    assert "step 8" in only(run.waits(3, 4, held=3, step=7)).reason
+    end = only(run.waits(3, 4, held=3, step=7))
+    assert isinstance(end, End) and "3 times step 8 was not survived by all" in end.reason
 
 
 def test_deaths_in_different_steps_do_not_end_the_run() -> None:
@@ -270,6 +271,14 @@ def test_a_silent_replica_is_killed_and_counts_as_lost_when_it_has_exited() -> N
     run = formed(3)
     assert only(run.says(Silent(1, "replica 1 hangs"))) == Kill(1, "replica 1 hangs; it is killed")
     assert run.waits(0, 2, 1, held=1, step=3) == []
+    assert only(run.says(dies(1))).members == (0, 2)
+
+
+def test_nobody_goes_on_before_a_silent_replica_that_had_come_to_wait_is_dead() -> None:
+    run = formed(3)
+    run.waits(1, held=1, step=3)
+    assert only(run.says(Silent(1, "replica 1 hangs"))) == Kill(1, "replica 1 hangs; it is killed")
+    assert run.waits(0, 2, held=1, step=3) == []
     assert only(run.says(dies(1))).members == (0, 2)
 
 

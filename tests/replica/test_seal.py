@@ -110,6 +110,24 @@ def test_weights_that_others_hold_are_found_with_the_odds_of_the_setting(scrub, 
     assert abs(caught - odds * trials) <= 3 * (trials * odds * (1 - odds)) ** 0.5
 
 
+@pytest.mark.parametrize("scrub", [1, 3, 4])
+def test_all_weights_are_looked_at_within_as_many_steps_as_are_set(scrub):
+    looked_at = []
+
+    def change_all_for_a_moment(rank, number, step):
+        if rank == 1:
+            kept = step.state.weights.clone()
+            step.state.weights.add_(1)
+            looked_at.append(torch.zeros(step.layout.total))
+            for rest in step.state.seal.broken():
+                looked_at[-1][slice(*rest.region)] = 1
+            step.state.weights.copy_(kept)
+
+    assert lived(3, 1, change_all_for_a_moment, scrub, steps=2 * scrub) == [None] * 3
+    for first in range(scrub + 1):
+        assert torch.stack(looked_at[first : first + scrub]).sum(0).all()
+
+
 @pytest.mark.parametrize("state", COPIES)
 def test_nothing_is_found_where_nothing_has_changed(state):
     assert lived(4, COPIES[state], lambda *_: None, scrub=3, steps=40) == [None] * 4

@@ -1,6 +1,7 @@
 """A replica in which a bit flips: what `python -m samestep.replica` runs, but for FLIP="replica step kind".
 
 kind: moment0, weights: of what it holds. sealed: of its moments, as if its arithmetic had been wrong.
+handed: of its moments, where another replica has been lost in that step.
 """
 
 import os
@@ -8,12 +9,14 @@ import os
 import torch
 
 from samestep.replica.__main__ import main
+from samestep.replica.crew import Crew
 from samestep.replica.run import Run
 from samestep.replica.step import Step
 
 REPLICA, STEP, KIND = os.environ["FLIP"].split()
+WHEN_REDUCED = ("moment0", "weights")
 number: list[int] = []
-enter, reduce, commit = Run.enter, Step.reduce, Step.commit
+enter, reduce, commit, settle = Run.enter, Step.reduce, Step.commit, Crew._settle
 
 
 def flip(step: Step) -> None:
@@ -28,7 +31,7 @@ def entering(run: Run, *given: object) -> None:
 
 
 def reducing(step: Step, *given: object) -> object:
-    if number == [int(REPLICA)] and step.number == int(STEP) and KIND != "sealed":
+    if number == [int(REPLICA)] and step.number == int(STEP) and KIND in WHEN_REDUCED:
         flip(step)
     return reduce(step, *given)
 
@@ -40,5 +43,11 @@ def committing(step: Step) -> None:
         step.seal()
 
 
-Run.enter, Step.reduce, Step.commit = entering, reducing, committing
+def settling(crew: Crew, formation: object) -> None:
+    settle(crew, formation)
+    if number == [int(REPLICA)] and crew._run.step.number == int(STEP) and KIND == "handed":
+        flip(crew._run.step)
+
+
+Run.enter, Step.reduce, Step.commit, Crew._settle = entering, reducing, committing, settling
 raise SystemExit(main())

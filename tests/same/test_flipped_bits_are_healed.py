@@ -16,10 +16,10 @@ def undisturbed(tmp_path_factory):
 
 @pytest.fixture
 def flipped(tmp_path, monkeypatch):
-    def run(replica, step, kind, **settings):
+    def run(replica, step, kind, killed=None, **settings):
         monkeypatch.setenv("FLIP", f"{replica} {step} {kind}")
         monkeypatch.setattr(train, "REPLICA", (sys.executable, str(Path(__file__).with_name("flipping.py"))))
-        return lived(tmp_path / "run", {}, **settings)
+        return lived(tmp_path / "run", killed or {}, **settings)
 
     return run
 
@@ -61,3 +61,10 @@ def test_of_two_copies_that_differ_a_replay_from_the_checkpoint_decides(flipped,
     same(found, undisturbed)
     assert sorted(replica for replica, _ in left(found[1])) == [0, 1]
     assert [event["step"] for event in found[1] if event["event"] == "resumed"] == [4]
+
+
+@pytest.mark.slow
+def test_a_bit_that_flips_before_the_state_is_handed_on_goes_nowhere(flipped, undisturbed):
+    found = flipped(1, 5, "handed", killed={5: [0]}, replicas=2)
+    same(found, undisturbed)
+    assert [replica for replica, _ in left(found[1])] == [0, 1] and "moment0 of " in left(found[1])[1][1]

@@ -29,6 +29,19 @@ def test_the_cause_is_raised_and_not_what_follows_from_it():
         loopback.run(2, replica)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_replicas_multiply_with_as_many_threads_as_their_caller(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        torch.manual_seed(0)
+        left, right = torch.randn(5, 300), torch.randn(300, 40)
+        wanted = left @ right
+        assert all(torch.equal(found, wanted) for found in loopback.run(2, lambda wire: left @ right))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_if_all_only_lost_a_peer_that_is_raised():
     def replica(wire):
         wire.cancel("stop")

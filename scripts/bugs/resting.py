@@ -1,0 +1,137 @@
+"""Bugs in what finds a flipped bit: seals, votes, and what follows from them."""
+
+from bug import Bug
+
+SEAL = "replica/test_seal.py"
+HELD = SEAL + "::test_every_bit_that_flips_in_what_a_replica_holds_is_found_in_its_step"
+OTHERS = SEAL + "::test_weights_that_others_hold_are_found_with_the_odds_of_the_setting"
+SUM = SEAL + "::test_any_flipped_bit_of_any_tensor_changes_its_sum"
+TURNS = SEAL + "::test_what_is_not_trained_is_looked_at_in_turn"
+VOTE, FILE = "sync/test_vote.py", "sync/vote.py"
+HEALED = "same/test_flipped_bits_are_healed.py::"
+
+BUGS = [
+    Bug(
+        "what rests is not looked at before the commit",
+        "replica/step.py",
+        "        self.check()\n        self.ready = True\n",
+        "        self.ready = True\n",
+        HELD,
+    ),
+    Bug(
+        "a seal is not renewed by a commit",
+        "replica/step.py",
+        "        self.ready = False\n        self.seal()\n",
+        "        self.ready = False\n",
+        SEAL,
+    ),
+    Bug(
+        "moments have no seal",
+        "replica/state.py",
+        "values = [cut(self.weights, region), *self.moments[region]]\n"
+        "                found += [Rest(*each, region, owner) for each in zip(self.kinds(), values, strict=True)]",
+        'found.append(Rest("weights", cut(self.weights, region), region, owner))',
+        HELD,
+    ),
+    Bug(
+        "weights that others hold have no seal",
+        "replica/state.py",
+        "                if there.size > 0:\n                    found.append(",
+        "                if False:\n                    found.append(",
+        OTHERS,
+    ),
+    Bug(
+        "it is always the same part of the weights that is looked at",
+        "replica/step.py",
+        "self.layout.part(self.number % self._scrub, self._scrub)",
+        "self.layout.part(0, self._scrub)",
+        SEAL + "::test_all_weights_are_looked_at_within_as_many_steps_as_are_set",
+    ),
+    Bug(
+        "the end of a tensor is not in its sum",
+        "replica/seal.py",
+        "return words if whole == data.numel() else words + data[whole:].view(torch.uint8).sum(dtype=torch.int64)",
+        "return words",
+        SUM,
+    ),
+    Bug(
+        "sums are taken in floating point",
+        "replica/seal.py",
+        "words = data[:whole].view(torch.int64).sum()",
+        "words = data[:whole].view(torch.int64).double().sum().to(torch.int64)",
+        SEAL,
+    ),
+    Bug(
+        "of what is not trained it is always the same that is looked at",
+        "replica/seal.py",
+        "turn = slice(number % self._every, None, self._every)",
+        "turn = slice(0, None, self._every)",
+        TURNS,
+    ),
+    Bug(
+        "a flipped bit is told as a loss that is not finite",
+        "replica/step.py",
+        "            self.check()\n            everybody_ready(self._wire, Tag(self.number, Operation.INTACT))\n",
+        "",
+        SEAL + "::test_a_bit_that_makes_the_loss_infinite_is_no_fault_of_the_samples",
+    ),
+    Bug(
+        "others do not wait for the one in which a bit has flipped",
+        "replica/step.py",
+        "            everybody_ready(self._wire, Tag(self.number, Operation.INTACT))\n",
+        "",
+        SEAL + "::test_a_bit_that_makes_the_loss_infinite_is_no_fault_of_the_samples",
+    ),
+    Bug(
+        "copies are not compared",
+        "replica/step.py",
+        "        self._vote(claims.tolist())\n",
+        "",
+        SEAL + "::test_of_three_copies_the_one_that_differs_ends",
+    ),
+    Bug(
+        "a claim is on the slices of another owner",
+        "replica/seal.py",
+        "torch.tensor([owners if rest.owner is None else rest.owner for rest in self._rests])",
+        "torch.tensor([owners if rest.owner is None else (rest.owner + 1) % owners for rest in self._rests])",
+        SEAL,
+    ),
+    Bug("most are outvoted by one", FILE, "said[rank] != common", "said[rank] == common", VOTE),
+    Bug("half is a majority", FILE, "2 * count > len(ranks)", "2 * count >= len(ranks)", VOTE),
+    Bug("nobody is outvoted", FILE, "outvoted = 2 * count > len(ranks)", "outvoted = False", VOTE),
+    Bug(
+        "a copy is saved without a look at it",
+        "replica/checkpoints.py",
+        "        self._step.check()  # what was copied\n",
+        "",
+        "replica/test_checkpoints.py::test_what_has_changed_while_it_rested_is_not_saved",
+    ),
+    Bug(
+        "a model is exported without a look at it",
+        "replica/train.py",
+        "    run.step.check()\n",
+        "",
+        "replica/test_train.py::test_what_has_changed_after_the_last_step_is_not_exported",
+    ),
+    Bug(
+        "state is handed on without a look at it",
+        "replica/crew.py",
+        "        step.check()  # before it is handed on\n",
+        "",
+        HEALED + "test_a_bit_that_flips_before_the_state_is_handed_on_goes_nowhere",
+    ),
+    Bug(
+        "a flipped bit ends the run",
+        "errors.py",
+        "    passing = True\n",
+        "    passing = False\n",
+        HEALED + "test_the_replica_is_named_and_the_others_go_on_from_memory",
+    ),
+    Bug(
+        "an error of two replicas in one try is taken for one that comes again",
+        "launch/cause.py",
+        "(child.generation, child.replica if not child.generation else 0)",
+        "(child.generation, child.replica)",
+        HEALED + "test_of_two_copies_that_differ_a_replay_from_the_checkpoint_decides",
+    ),
+]

@@ -1,0 +1,208 @@
+"""Bugs in who goes on, who is blamed and what is proved of it afterwards."""
+
+from bug import Bug
+
+MEMBERSHIP = "recover/test_membership.py::"
+SILENCE = "recover/test_silence.py::"
+LEDGER = "recover/test_ledger.py::"
+SURVIVORS = "same/test_survivors_go_on.py::"
+LOCAL = "launch/test_local.py::"
+
+BUGS = [
+    Bug(
+        "a replica that was declared lost is let in again",
+        "recover/membership.py",
+        "if not self._knows(replica) or wait.generation > self.generation:\n            return self._fence(replica)",
+        "if not self._knows(replica):\n            self._running.add(replica)",
+        MEMBERSHIP + "test_whoever_was_declared_lost_is_told_to_exit",
+    ),
+    Bug(
+        "an old message counts as a new one",
+        "recover/membership.py",
+        "stale = wait.generation < self._answered.get(replica, -1)",
+        "stale = False",
+        MEMBERSHIP + "test_old_and_doubled_messages_change_nothing",
+    ),
+    Bug(
+        "the others go on before a silent replica is dead",
+        "recover/membership.py",
+        "            self._running.add(event.replica)  #",
+        "            self._gone.add(event.replica)  #",
+        MEMBERSHIP + "test_nobody_goes_on_before_a_silent_replica_that_had_come_to_wait_is_dead",
+    ),
+    Bug(
+        "a silent replica is still listened to",
+        "recover/membership.py",
+        "isinstance(event, Joined | Waiting | Returned) and event.replica in self._doomed",
+        "False",
+        MEMBERSHIP + "test_a_silent_replica_is_killed_and_counts_as_lost_when_it_has_exited",
+    ),
+    Bug(
+        "a step that kills is tried for ever",
+        "recover/membership.py",
+        "return self._deaths >= self._terms.deaths",
+        "return False",
+        MEMBERSHIP + "test_a_step_that_kills_again_and_again_ends_the_run",
+    ),
+    Bug(
+        "replacements are started without end",
+        "recover/membership.py",
+        "if self._given + len(self._owed) < self._terms.restarts:",
+        "if True:",
+        MEMBERSHIP + "test_replacements_come_with_a_growing_pause_and_a_limit",
+    ),
+    Bug(
+        "a step is kept where one survivor is ready for it",
+        "recover/settle.py",
+        "all(wait.ready for wait in waits)",
+        "any(wait.ready for wait in waits)",
+        MEMBERSHIP + "test_a_step_that_not_all_were_ready_for_is_computed_again",
+    ),
+    Bug(
+        "a step is computed again though the dead may have committed it",
+        "recover/settle.py",
+        "if len(ahead) == 1 and all(wait.ready for wait in waits):",
+        "if False:",
+        MEMBERSHIP + "test_a_step_that_all_survivors_are_ready_for_is_kept_for_the_dead_may_have_committed_it",
+    ),
+    Bug(
+        "whoever is behind is thought to have what is needed",
+        "recover/settle.py",
+        "(wait.ready and _after(wait) == top.pair)",
+        "_after(wait) == top.pair",
+        MEMBERSHIP + "test_survivors_whose_states_cannot_meet_end_the_run",
+    ),
+    Bug(
+        "state whose holders are all dead is thought to be there",
+        "recover/settle.py",
+        "in dead for i in range(deep))",
+        "in dead for i in range(deep + 1))",
+        MEMBERSHIP + "test_a_division_of_which_all_slices_are_somewhere_is_whole",
+    ),
+    Bug(
+        "a stopped replica is named after twenty seconds",
+        "recover/silence.py",
+        "stopped: float = 2.0",
+        "stopped: float = 20.0",
+        SILENCE + "test_a_stopped_replica_is_named_after_two_seconds_and_those_that_wait_for_it_are_not",
+    ),
+    Bug(
+        "a stopped replica is not ended",
+        "recover/silence.py",
+        "fence = not on_purpose or seconds >= patience.long",
+        "fence = seconds >= patience.long",
+        SILENCE + "test_a_stopped_replica_is_named_after_two_seconds_and_those_that_wait_for_it_are_not",
+    ),
+    Bug(
+        "a replica that only waits for another is blamed",
+        "recover/silence.py",
+        'WAITS = {"start", "exchange", "update", "evaluate"}',
+        'WAITS = {"start", "update", "evaluate"}',
+        SILENCE + "test_one_stopped_in_an_exchange_is_named_too",
+    ),
+    Bug(
+        "in a deadlock the many are blamed",
+        "recover/silence.py",
+        "for replica, w in live.items() if w.place != most]",
+        "for replica, w in live.items() if w.place == most]",
+        SILENCE + "test_of_all_that_wait_the_one_that_stands_apart_is_blamed",
+    ),
+    Bug(
+        "a busy thread hides a replica that hangs",
+        "recover/silence.py",
+        'if look.state == "R" or look.cpu - before.quiet_cpu > allowed:',
+        'if look.state == "R" or look.cpu > before.quiet_cpu:',
+        SILENCE + "test_a_thread_that_only_beats_does_not_hide_a_stuck_replica",
+    ),
+    Bug(
+        "replicas that hang are named and not ended",
+        "launch/local.py",
+        "found.fence and self._program.ends_silent",
+        "False",
+        LOCAL + "test_one_that_is_stopped_is_named_and_ended_and_the_others_go_on",
+    ),
+    Bug(
+        "who lost a peer is taken for the cause",
+        "launch/local.py",
+        "if alone or time.monotonic() >= until:",
+        "if True:",
+        LOCAL + "test_the_first_cause_is_raised_not_the_peers_that_lost_it",
+    ),
+    Bug(
+        "an error that comes again does not end the run",
+        "launch/cause.py",
+        "return again or (",
+        "return bool(",
+        LOCAL + "test_an_error_that_comes_again_in_the_same_step_ends_the_run_with_it",
+    ),
+    Bug(
+        "replicas outlive their engine",
+        "replica/place.py",
+        "ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)",
+        "del ctypes, set_death_signal, signal",
+        LOCAL + "test_no_replica_and_no_port_is_left_when_the_engine_is_killed",
+    ),
+    Bug(
+        "what the next generation does again is journalled again",
+        "verbs/logbook.py",
+        "if key in self._told:",
+        "if False:",
+        SURVIVORS + "test_whichever_replica_is_killed_the_others_go_on[mirrored-0]",
+    ),
+    Bug(
+        "steps made again from a checkpoint are not journalled",
+        "verbs/logbook.py",
+        "self._told = {key for key in self._told if key[1] is not None and key[1] <= step}",
+        "self._told = set(self._told)",
+        SURVIVORS + "test_what_nobody_holds_any_more_comes_from_the_checkpoint",
+    ),
+    Bug(
+        "an evaluation that was cut off is not made again",
+        "replica/watch.py",
+        "        if self._last == step:\n            self.restore(self._before)",
+        "        pass",
+        "replica/test_watch.py::test_an_evaluation_is_made_again_where_some_may_not_have_come_to_its_end",
+    ),
+    Bug(
+        "a run stopped by SIGTERM ends as if it had finished",
+        "verbs/stopping.py",
+        "signal.SIGTERM: 75",
+        "signal.SIGTERM: 0",
+        "test_cli.py::test_a_signal_asks_for_a_checkpoint_and_leaves_no_process",
+    ),
+    Bug(
+        "the audit passes over repeated rows",
+        "recover/ledger.py",
+        "        again += max(0, min(place, stop) - start)\n",
+        "",
+        LEDGER + "test_a_step_that_is_there_twice_is_named_and_its_rows_are_repeated",
+    ),
+    Bug(
+        "the audit passes over lost rows",
+        "recover/ledger.py",
+        "        missing += max(0, start - place)\n",
+        "",
+        LEDGER + "test_a_step_that_is_missing_is_named_and_its_rows_are_lost",
+    ),
+    Bug(
+        "the audit passes over a step that read something else",
+        "recover/ledger.py",
+        "        if step[key] != value\n",
+        "        if False\n",
+        LEDGER + "test_a_step_that_read_something_else_is_named_with_both",
+    ),
+    Bug(
+        "the audit counts steps that a resumed run has made again",
+        "recover/ledger.py",
+        'steps = [step for step in steps if step["step"] <= event["step"]]',
+        "steps = list(steps)",
+        LEDGER + "test_steps_computed_again_after_a_resumption_count_once",
+    ),
+    Bug(
+        "the audit takes other data than the run began with",
+        "verbs/audit.py",
+        "if opened[key] != now:",
+        "if False:",
+        "verbs/test_audit.py",
+    ),
+]

@@ -1,0 +1,24 @@
+"""What sockets promise beyond the laws of every transport."""
+
+import contextlib
+import socket
+
+import pytest
+import torch
+
+from samestep.errors import ClusterError
+from samestep.wire.collective import Operation, Tag
+from samestep.wire.sockets import Sockets
+
+
+def test_a_message_of_another_generation_is_refused_and_lands_nowhere():
+    ours, theirs = socket.socketpair()
+    tag, target = Tag(5, Operation.READY), torch.full((8,), 7.0)
+    with (
+        contextlib.closing(Sockets(0, 2, {1: ours}, generation=3)) as new,
+        contextlib.closing(Sockets(1, 2, {0: theirs}, generation=2)) as old,
+    ):
+        old.exchange(tag, {0: [torch.zeros(8)]}, {}).wait()
+        with pytest.raises(ClusterError, match=r"generation 2.*generation 3"):
+            new.exchange(tag, {}, {1: [target]}).wait()
+    assert target.tolist() == [7.0] * 8
