@@ -184,6 +184,7 @@ class Recover(Section):
     checkpoint_every: Annotated[int, Field(ge=0)] = 100  # steps between checkpoints; 0: none
     keep: Count = 3  # checkpoints; older ones are deleted once a newer one is verified
     scrub_every: Annotated[int, Field(ge=0)] = 1  # steps in which all of memory is looked at for flipped bits; 0: never
+    recompute_every: Annotated[int, Field(ge=0)] = 0  # steps between lanes that two replicas compute; 0: never
     digest_every: Annotated[int, Field(ge=0)] = 0  # steps between digests of all parameters in the journal; 0: never
 
 
@@ -251,6 +252,12 @@ class Recipe(Section):
             given = f"{' and '.join(lengths)} are set; keep one" if lengths else "none is set; add steps: 300, say"
             raise conflict(f"the run needs exactly one of steps, tokens and epochs, but {given}", *lengths)
         self._check_objective()
+        if self.recover.recompute_every and self.sync.strategy == "fast":
+            raise conflict(
+                "recompute_every compares bits, which sync.strategy fast lets kernels change; use exact",
+                "recover.recompute_every",
+                "sync.strategy",
+            )
         if self.run.replicas > self.lanes:
             raise conflict(
                 f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "

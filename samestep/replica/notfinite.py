@@ -59,7 +59,7 @@ def traced(run: "Run", plan: StepPlan) -> Iterator[None]:
 def search(run: "Run", plan: StepPlan, lane: int | None) -> Origin | None:
     """Compute this replica's part of the open step again, or one lane of it, up to the first that is not finite."""
     run.step.close()  # the run ends here; these gradients are not to be added up
-    lanes = [mine for mine in run.step.lanes if lane in (mine, None)]
+    lanes = [mine for mine in run.step.span if lane in (mine, None)]
     with _as_written(run.job.recipe.compute.compile):
         for mine, micro in itertools.product(lanes, range(run.job.recipe.batch.accumulate)):
             run.control.phase(run.step.number + 1, Phase.FORWARD)

@@ -21,7 +21,7 @@ def started(step: Step, generation: int) -> Event:
         "event": "started",
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "lanes": [step.lanes.start, step.lanes.stop],
+        "lanes": [step.span.start, step.span.stop],
         "kernels": kernels.describe(),
         "generation": generation,
     }

@@ -65,11 +65,11 @@ def _changed(rests: Sequence[Rest], sums: Tensor) -> list[Rest]:
 
 
 def _sums(rests: Sequence[Rest]) -> Tensor:
-    return torch.stack([_sum(rest.values) for rest in rests]) if rests else torch.zeros(0, dtype=torch.int64)
+    return torch.stack([bits(rest.values) for rest in rests]) if rests else torch.zeros(0, dtype=torch.int64)
 
 
-def _sum(values: Tensor) -> Tensor:
-    """int64[]. A tail shorter than a word is added byte by byte."""
+def bits(values: Tensor) -> Tensor:
+    """int64[], a wrapping sum. A tail shorter than a word is added byte by byte."""
     data = values.detach().contiguous().view(-1)
     whole = data.numel() * data.element_size() // WORD * WORD // data.element_size()
     words = data[:whole].view(torch.int64).sum()

@@ -71,4 +71,5 @@ def step_of(job: Job, task: Task, wire: Collective) -> Step:
         strategy=recipe.sync.strategy,
         copies=copies(recipe.sync.state, recipe.lanes),
         scrub=recipe.recover.scrub_every,
+        recompute=recipe.recover.recompute_every,
     )

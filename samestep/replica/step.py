@@ -22,14 +22,16 @@ from samestep.model import optim
 from samestep.replica.board import Wish
 from samestep.replica.seal import Frozen, Rest, Seal
 from samestep.replica.state import Moments, State
+from samestep.replica.witness import Witness
 from samestep.sync import tree, vote
 from samestep.sync.accumulate import Accumulator
 from samestep.sync.exact import Exact
 from samestep.sync.exchange import Exchange
 from samestep.sync.fast import Fast
 from samestep.sync.flat import cut, trainable
+from samestep.sync.scalars import told
 from samestep.sync.slices import Layout, layout
-from samestep.wire.collective import Collective, Operation, Tag, all_gather, everybody_ready
+from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
 
 STRATEGIES: dict[str, Callable[[Any, Layout, int, int, torch.device], Exchange]] = {"exact": Exact, "fast": Fast}
 CLIP_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_
@@ -51,6 +53,7 @@ class Step:
     copies: replicas that keep the moments of each slice; with more than one, a replica can be lost.
     scrub: steps within which all weights are looked at for flipped bits; what is owned is at each step. 0: never. Then
     nothing but the step may write to the module's tensors.
+    recompute: steps from one lane that two replicas compute, to compare them, to the next. 0: none.
 
     RecipeError if the module has no trainable float32 parameters or keeps batch statistics; PeerLost if
     another replica goes away; NotFinite, on all replicas, for a loss or gradient that is NaN or infinite.
@@ -68,6 +71,7 @@ class Step:
         strategy: str = "exact",
         copies: int = 1,
         scrub: int = 0,
+        recompute: int = 0,
         bucket: int | None = None,
     ) -> None:
         self._named = trainable(module)
@@ -77,6 +81,7 @@ class Step:
         self.copies, self._strategy = copies, strategy
         self._clip, self._count, self._micros = clip, lanes, accumulate
         self._buffers = _Unchanged(module)
+        self._recompute = recompute
         self._scrub, self._frozen = scrub, Frozen(module, scrub) if scrub else None
         self.number = 0  # steps committed
         self.sums: Sums | None = None  # of the last step that was reduced
@@ -100,16 +105,24 @@ class Step:
         share = self._share = self._exchange.share
         self.state.adopt(share, moments)
         self._gradients = Accumulator(self._parameters, self.layout, share.turns, self._micros, self._start)
+        spans = tree.spans(self._count, wire.size)
+        self._witness = Witness(self._parameters, self._recompute, spans, wire.rank)
         self._losses: list[Tensor] = []
         self.ready = False  # whether all that the commit of the open step needs is here
 
     @property
-    def lanes(self) -> range:
-        """The lanes that this replica computes, in order."""
+    def lanes(self) -> list[int]:
+        """The lanes to compute in the open step, in order: this replica's, and at times one of another to compare."""
+        return [*self._share.span, *self._witness.more(self.number)]
+
+    @property
+    def span(self) -> range:
+        """The lanes whose gradients this replica adds up."""
         return self._share.span
 
     def backward(self, loss: Tensor) -> None:
         """Backward of one micro-batch; `loss` is a scalar, already divided by what the whole step sums over."""
+        self._witness.listen(self.number, len(self._losses) // self._micros)
         loss.backward()  # type: ignore[no-untyped-call]
         self._losses.append(loss.detach())
         self._gradients.micro_batch_done()
@@ -200,6 +213,7 @@ class Step:
     def close(self) -> None:
         """Take the hooks off the module. Its weights stay as they are."""
         self._gradients.close()
+        self._witness.close()
 
     def _start(self, bucket: int) -> None:
         self._exchange.start(self.number, bucket, self._gradients.buffers)
@@ -208,17 +222,15 @@ class Step:
         """Of all replicas: the loss of each lane, the sum of squares of each slice, which parameters had gradients, and
         the strongest wish.
         """
-        norms, size = self.state.norms(self._gradients.buffers[0]), self._wire.size
+        norms = self.state.norms(self._gradients.buffers[0])
         wished = torch.tensor([wish], dtype=torch.float64)
-        scalars = torch.cat([self._lane_losses(), norms, self._gradients.present.double(), wished])
-        mine = torch.cat([self._claims(), scalars.view(torch.int64)])
-        everyone = [mine if r == self._wire.rank else torch.empty_like(mine) for r in range(size)]
-        all_gather(self._wire, Tag(self.number, Operation.SCALARS), mine, everyone).wait()
-        claims, merged = torch.split(torch.stack(everyone), [size, len(scalars)], dim=1)
-        self._vote(claims.tolist())
+        scalars = [self._lane_losses(), norms, self._gradients.present.double(), wished]
+        (claims, computed), (losses, *others) = told(
+            self._wire, self.number, [self._claims(), self._witness.claims(self.number)], scalars
+        )
+        self._vote(claims)
+        self._witness.check(self.number, computed)
         # One replica has each lane and owns each slice (all, in `fast`): the others hold zeros there.
-        merged = merged.contiguous().view(torch.float64)
-        losses, *others = torch.split(merged, [self._count, len(norms), len(self._named), 1], dim=1)
         return [losses.sum(0).tolist(), *(other.amax(0).tolist() for other in others)]
 
     def _claims(self) -> Tensor:
@@ -233,8 +245,8 @@ class Step:
 
     def _lane_losses(self) -> Tensor:
         losses = torch.zeros(self._count, dtype=torch.float64)
-        for index, loss in enumerate(self._losses):
-            losses[self.lanes[index // self._micros]] += float(loss)
+        for index, loss in enumerate(self._losses[: self._micros * len(self.span)]):
+            losses[self.span[index // self._micros]] += float(loss)
         return losses
 
 

@@ -3,7 +3,7 @@
 A gradient is taken over as soon as backward has made it, so that no second set of gradients is ever held. The
 partial sums form a stack of flat buffers, as deep as `tree.merges` says. When the last lane of the last
 partial sum has filled a bucket, the bucket is reported, always in ascending order: all replicas exchange in
-one order, whatever order their backward takes.
+one order, whatever order their backward takes. A gradient that comes after the last lane is added to nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -68,7 +68,7 @@ class Accumulator:
     def micro_batch_done(self) -> None:
         """To be called after the backward of each micro-batch, in the order of lanes and micro-batches."""
         self._micro += 1
-        if self._micro == self._micros:
+        if self._micro == self._micros and not self._over:
             for index in sorted(self._open, key=lambda i: self._layout.regions[i].start):
                 self._close(index, None)
             self._micro, self._lane = 0, self._lane + 1
@@ -77,6 +77,10 @@ class Accumulator:
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+
+    @property
+    def _over(self) -> bool:
+        return self._lane == len(self._turns)
 
     def _begin_lane(self) -> None:
         self._open = set(range(len(self._parameters)))
@@ -90,7 +94,7 @@ class Accumulator:
     def _hook(self, index: int) -> Callable[[Tensor], None]:
         def take(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
-            if gradient is not None:
+            if gradient is not None and not self._over:
                 self._take(index, gradient)
 
         return take

@@ -109,7 +109,7 @@ BUGS = [
     Bug(
         "a lane's loss is booked on another lane",
         "replica/step.py",
-        "losses[self.lanes[index // self._micros]]",
+        "losses[self.span[index // self._micros]]",
         "losses[index // self._micros]",
         STRATEGIES + "test_a_loss_that_is_not_finite_is_not_applied_and_names_its_lane",
     ),

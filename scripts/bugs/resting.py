@@ -7,6 +7,7 @@ HELD = SEAL + "::test_every_bit_that_flips_in_what_a_replica_holds_is_found_in_i
 OTHERS = SEAL + "::test_weights_that_others_hold_are_found_with_the_odds_of_the_setting"
 SUM = SEAL + "::test_any_flipped_bit_of_any_tensor_changes_its_sum"
 TURNS = SEAL + "::test_what_is_not_trained_is_looked_at_in_turn"
+WITNESS = "replica/test_witness.py::"
 VOTE, FILE = "sync/test_vote.py", "sync/vote.py"
 HEALED = "same/test_flipped_bits_are_healed.py::"
 
@@ -85,7 +86,7 @@ BUGS = [
     Bug(
         "copies are not compared",
         "replica/step.py",
-        "        self._vote(claims.tolist())\n",
+        "        self._vote(claims)\n",
         "",
         SEAL + "::test_of_three_copies_the_one_that_differs_ends",
     ),
@@ -133,5 +134,33 @@ BUGS = [
         "(child.generation, child.replica if not child.generation else 0)",
         "(child.generation, child.replica)",
         HEALED + "test_of_two_copies_that_differ_a_replay_from_the_checkpoint_decides",
+    ),
+    Bug(
+        "a lane that is computed again is added up",
+        "sync/accumulate.py",
+        "if gradient is not None and not self._over:",
+        "if gradient is not None:",
+        WITNESS + "test_what_is_computed_again_is_added_to_nothing",
+    ),
+    Bug(
+        "a gradient that was computed twice is not compared",
+        "replica/step.py",
+        "        self._witness.check(self.number, computed)\n",
+        "",
+        WITNESS + "test_one_that_computes_wrongly_is_named_with_the_one_that_it_was_compared_to",
+    ),
+    Bug(
+        "a replica computes its own lane again",
+        "sync/again.py",
+        "(carrier + size // 2) % size",
+        "carrier",
+        "sync/test_again.py",
+    ),
+    Bug(
+        "neighbours, who keep the same, are compared",
+        "sync/again.py",
+        "(carrier + size // 2) % size",
+        "(carrier + 1) % size",
+        "sync/test_again.py::test_of_four_or_more_neighbours_are_not_compared",
     ),
 ]

@@ -1,6 +1,7 @@
 """A replica in which a bit flips: what `python -m samestep.replica` runs, but for FLIP="replica step kind".
 
 kind: moment0, weights: of what it holds. sealed: of its moments, as if its arithmetic had been wrong.
+computed: no bit rests otherwise, but the gradients that it computes in that step are a little wrong.
 handed: of its moments, where another replica has been lost in that step.
 """
 
@@ -16,7 +17,7 @@ from samestep.replica.step import Step
 REPLICA, STEP, KIND = os.environ["FLIP"].split()
 WHEN_REDUCED = ("moment0", "weights")
 number: list[int] = []
-enter, reduce, commit, settle = Run.enter, Step.reduce, Step.commit, Crew._settle
+enter, backward, reduce, commit, settle = Run.enter, Step.backward, Step.reduce, Step.commit, Crew._settle
 
 
 def flip(step: Step) -> None:
@@ -28,6 +29,12 @@ def flip(step: Step) -> None:
 def entering(run: Run, *given: object) -> None:
     number[:] = [run.control.place.replica]
     enter(run, *given)
+
+
+def computing(step: Step, loss: torch.Tensor) -> None:
+    if number == [int(REPLICA)] and step.number == int(STEP) and KIND == "computed":
+        loss.register_hook(lambda gradient: gradient * 1.000001)
+    backward(step, loss)
 
 
 def reducing(step: Step, *given: object) -> object:
@@ -49,5 +56,5 @@ def settling(crew: Crew, formation: object) -> None:
         flip(crew._run.step)
 
 
-Run.enter, Step.reduce, Step.commit, Crew._settle = entering, reducing, committing, settling
+Run.enter, Step.backward, Step.reduce, Step.commit, Crew._settle = entering, computing, reducing, committing, settling
 raise SystemExit(main())

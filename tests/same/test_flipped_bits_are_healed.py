@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from samestep.sync.again import again
+from samestep.sync.tree import spans
 from samestep.verbs import train
 from tests.same.test_survivors_go_on import lived, same
 
@@ -68,3 +70,13 @@ def test_a_bit_that_flips_before_the_state_is_handed_on_goes_nowhere(flipped, un
     found = flipped(1, 5, "handed", killed={5: [0]}, replicas=2)
     same(found, undisturbed)
     assert [replica for replica, _ in left(found[1])] == [0, 1] and "moment0 of " in left(found[1])[1][1]
+
+
+@pytest.mark.slow
+def test_of_a_gradient_computed_wrongly_nothing_is_applied(flipped, undisturbed):
+    due = again(6, 3, spans(8, 4))
+    found = flipped(due.witness, 6, "computed", replicas=4, **{"recover.recompute_every": 3})
+    same(found, undisturbed)
+    assert {replica for replica, _ in left(found[1])} == {due.carrier, due.witness}
+    assert all(f"the gradient of lane {due.lane} after step 6" in reason for _, reason in left(found[1]))
+    assert not any(event["restored"] for event in found[1] if event["event"] == "formed" and event["generation"] > 1)
