@@ -85,6 +85,28 @@ def verify(
 
 
 @app.command()
+def chaos(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(min=0, help="What the faults and their instants follow from.")] = 1,
+    runs: Annotated[int, typer.Option(min=1, help="Runs under faults, with seeds from --seed upward.")] = 1,
+    faults: Annotated[int, typer.Option(min=1, help="Faults a run.")] = 5,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train again and again under faults, and say whether the model is that of an undisturbed run."""
+    from rich.console import Console
+
+    from samestep.verbs import chaos as verb
+
+    changes, seeds = _with_replicas(overrides, replicas), range(seed, seed + runs)
+    verdict = verb.chaos(recipe, changes, seeds, faults, Console(stderr=True))
+    _show(as_json, asdict(verdict), verb.lines(verdict))
+    raise typer.Exit(0 if verdict.same else 5)
+
+
+@app.command()
 def check(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -63,7 +63,7 @@ class Keeper:
     def _keep_one(self, work: list[Event]) -> None:
         step, began = work[0]["step"], time.monotonic()
         try:
-            if step in checkpoint.steps(self._folder):  # a generation before has saved it too
+            if self._has(step):  # a generation before has saved it too
                 self._disk.remove(checkpoint.partial_of(self._folder, step))
                 return
             self._told.put(self._commit(work) | {"seconds": round(time.monotonic() - began, 3)})
@@ -71,6 +71,18 @@ class Keeper:
             self._give_up(step, str(error))
         else:
             self._rotate(step)
+
+    def _has(self, step: int) -> bool:
+        """Whether that checkpoint is there and whole. One that is not makes way: no file less makes it whole."""
+        folder = checkpoint.folder_of(self._folder, step)
+        if not folder.is_dir():
+            return False
+        try:
+            checkpoint.verify(folder)
+        except DataError:
+            self._disk.remove(folder)
+            return False
+        return True
 
     def _give_up(self, step: int, reason: str) -> None:
         """Make room for the next one."""
@@ -95,9 +107,12 @@ class Keeper:
         return {"event": "checkpoint", "step": manifest.step, "digest": manifest.digest, "bytes": size}
 
     def _rotate(self, newest: int) -> None:
-        """Every replica has its part of `newest` behind it, so none writes one of an older step."""
+        """Every replica has its part of `newest` behind it, so none writes one of an older step. Those of later steps
+        were passed over when the run was taken up, so they are not whole and count for nothing.
+        """
+        whole = [step for step in checkpoint.steps(self._folder) if step <= newest]
         try:
-            for step in checkpoint.surplus(checkpoint.steps(self._folder), self._keep):
+            for step in checkpoint.surplus(whole, self._keep):
                 checkpoint.discard(self._disk, self._folder, step)
             checkpoint.clean(self._disk, self._folder, newest)
         except OSError as error:

@@ -80,8 +80,8 @@ class Crew:
 
     def _set_up(self, wire: Collective) -> Moments:
         run = self._run
+        reference.attach(run.job, run.task, wire, run.readers)  # a checkpoint brings a model that has been trained
         run.begin(wire)
-        reference.attach(run.job, run.task, wire, run.readers)
         return run.step.state.moments
 
     def _taken_over(self, wire: Collective, formation: Formation) -> Moments:

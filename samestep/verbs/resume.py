@@ -17,6 +17,7 @@ from samestep.recover.checkpoint import Manifest
 from samestep.recover.disk import Disk
 from samestep.recover.folders import tidy
 from samestep.recover.journal import Journal
+from samestep.replica.job import Job
 from samestep.report.progress import progress, reading
 from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.train import ENGINES, Summary, carry_out, opening
@@ -51,17 +52,14 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
         prepared = prepare(run / "recipe.yaml", _allowed(overrides), say, bar, Path(before.opened["base"]))
     _refuse_changes(before.opened, opening(prepared, began), run)
     say(sentence(before, prepared))
-    checkpoint.clean(Disk(), run / checkpoint.FOLDER)
-    for name in ("best", "model"):
-        tidy(run / name)
+    put_in_order(run)
     summary = _so_far(run, before, prepared.recipe.run.replicas)
     panel = progress(console, run.name, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
-    folder = checkpoint.folder_of(run / checkpoint.FOLDER, before.step) if before.found else None
     with Journal(run / "journal.jsonl") as written:
-        written.write(_event(before, prepared, began))
+        written.write(resumed(before, prepared, began))
         with contextlib.closing(panel):
-            job = prepared.job("train", run, folder)
-            carry_out(job, ENGINES[engine](), written, panel, summary, _replayed(before))
+            job = rest(run, before, prepared)
+            carry_out(job, ENGINES[engine](), written, panel, summary, replayed(before))
         seconds = round(time.time() - began, 3)
         written.write({"event": "finished", "seconds": seconds, "digest": summary.digest})
     return summary
@@ -78,6 +76,19 @@ def look(run: Path) -> Before:
     steps = [event["step"] for event in events if event["event"] == "step"]
     found, refused = checkpoint.newest(run / checkpoint.FOLDER)
     return Before(opened, events, steps[-1] if steps else 0, found, refused)
+
+
+def put_in_order(run: Path) -> None:
+    """Delete or put back what a life that was cut short has left half done."""
+    checkpoint.clean(Disk(), run / checkpoint.FOLDER)
+    for name in ("best", "model"):
+        tidy(run / name)
+
+
+def rest(run: Path, before: Before, prepared: Prepared) -> Job:
+    """What is left to do of the run."""
+    folder = checkpoint.folder_of(run / checkpoint.FOLDER, before.step) if before.found else None
+    return prepared.job("train", run, folder)
 
 
 def sentence(before: Before, prepared: Prepared) -> str:
@@ -110,7 +121,8 @@ def _refuse_changes(was: Event, now: Event, run: Path) -> None:
             )
 
 
-def _event(before: Before, prepared: Prepared, now: float) -> Event:
+def resumed(before: Before, prepared: Prepared, now: float) -> Event:
+    """The first line of this life in the journal."""
     found: dict[str, Any] = {"event": "resumed", "time": round(now, 3), "step": before.step, "last": before.last}
     return found | {"replicas": prepared.recipe.run.replicas, "refused": before.refused}
 
@@ -123,7 +135,7 @@ def _so_far(run: Path, before: Before, replicas: int) -> Summary:
     return summary
 
 
-def _replayed(before: Before) -> dict[int, str]:
+def replayed(before: Before) -> dict[int, str]:
     """Step -> the digest that the journal has of it, of steps that are computed again."""
     steps = [event for event in before.events if event["event"] == "step" and "digest" in event]
     return {event["step"]: event["digest"] for event in steps if event["step"] > before.step}

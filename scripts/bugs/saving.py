@@ -127,9 +127,23 @@ BUGS = [
     Bug(
         "the older checkpoint goes before the newer is verified",
         "recover/keeper.py",
-        "            checkpoint.verify(folder)\n",
-        "            pass\n",
+        "            checkpoint.verify(folder)\n        except DataError:\n            checkpoint.discard",
+        "            pass\n        except DataError:\n            checkpoint.discard",
         "recover/test_keeper.py",
+    ),
+    Bug(
+        "a damaged checkpoint stays when its step is saved again",
+        "recover/keeper.py",
+        "            self._disk.remove(folder)\n            return False\n",
+        "            return True\n",
+        "recover/test_keeper.py::test_a_damaged_one_makes_way_for_the_same_step_saved_again",
+    ),
+    Bug(
+        "a damaged checkpoint of a later step counts as one to keep",
+        "recover/keeper.py",
+        "if step <= newest]",
+        "]",
+        "recover/test_keeper.py::test_a_damaged_one_of_a_later_step_costs_no_whole_one_its_place",
     ),
     Bug(
         "shards of two generations make one checkpoint",
@@ -236,7 +250,7 @@ BUGS = [
     Bug(
         "a resumed run does not compare what it computes again",
         "verbs/resume.py",
-        "summary, _replayed(before))",
+        "summary, replayed(before))",
         "summary, {})",
         RESUME + "test_a_step_that_comes_out_otherwise_than_before_stops_it",
     ),

@@ -101,3 +101,39 @@ def test_an_old_one_that_cannot_be_deleted_is_told_apart_and_goes_later(
         expected = [("checkpoint", step)] + [("rotation_failed", step)] * system.refuse
         assert told(keeper) == expected
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["step-3"]
+
+
+def save(keeper: Keeper, folder: Path, step: int) -> None:
+    for rank in range(2):
+        keeper.shard(shard(folder, step, rank))
+
+
+def tear(checkpoint_folder: Path) -> None:
+    os.truncate(checkpoint_folder / "shard-1-0", 9)
+
+
+def test_a_damaged_one_makes_way_for_the_same_step_saved_again(keeper: Keeper, tmp_path: Path) -> None:
+    save(keeper, tmp_path / "c", 2)
+    assert told(keeper) == [("checkpoint", 2)]
+    tear(tmp_path / "c" / "step-2")
+    save(keeper, tmp_path / "c", 2)
+    assert told(keeper) == [("checkpoint", 2)]
+    assert checkpoint.newest(tmp_path / "c")[0] is not None
+
+
+def test_a_whole_one_stays_where_the_same_step_is_saved_again(keeper: Keeper, tmp_path: Path) -> None:
+    save(keeper, tmp_path / "c", 2)
+    assert told(keeper) == [("checkpoint", 2)]
+    save(keeper, tmp_path / "c", 2)
+    assert told(keeper) == []
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["step-2"]
+
+
+def test_a_damaged_one_of_a_later_step_costs_no_whole_one_its_place(keeper: Keeper, tmp_path: Path) -> None:
+    save(keeper, tmp_path / "c", 4)
+    keeper.settled()
+    tear(tmp_path / "c" / "step-4")
+    save(keeper, tmp_path / "c", 2)
+    keeper.settled()
+    found, _ = checkpoint.newest(tmp_path / "c")
+    assert found is not None and found.step == 2

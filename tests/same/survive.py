@@ -1,18 +1,21 @@
 """Real runs with real kills, by seed: the digest is that of the undisturbed run, and the audit finds nothing amiss.
 
-    scripts/survive [--runs 200] [--first 0] [--seed N]
+    scripts/survive [--runs 200] [--seed 1] [--out FILE]
 
-A seed draws an objective, 2 to 8 replicas, who holds the moments, a disturbance and its instants, anywhere between the
-start of the first process and the end. Prints JSON: of each disturbance the runs and those that went wrong.
+A seed draws 2 to 8 replicas, who holds the moments, whether the lost are replaced, and the instants; objectives and
+shapes take turns, so that 72 seeds in a row have each with each, a single kill half of the time. The faults are
+those of `samestep chaos` (recover/faults.py). Prints a line a run, and the summary as JSON, which FILE
+has after each run. Exit code 1 where a run was not the same; `--runs 1 --seed N` plays it again.
 """
 
 import argparse
 import ast
 import contextlib
+import faulthandler
 import inspect
 import json
-import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,162 +23,165 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import psutil
+from samestep.recipe.load import dump
+from samestep.recover import journal
+from samestep.recover.faults import Scope, schedule
+from samestep.verbs import chaos
+from samestep.verbs.logbook import Hearer
+from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.train import Summary
+from tests.same import forking
+
+Settings = dict[str, Any]
 
 TINY = Path(__file__).parents[2] / "recipes" / "tiny.yaml"
-OBJECTIVES = ("causal", "sft", "lora", "dpo", "dpo-base", "reward")
-DISTURBANCES = ("one", "two at once", "five", "join", "all at once", "engine", "stop")
-SETTINGS = {"recover.checkpoint_every": 4, "recover.digest_every": 0, "evaluate.every": 5}
-ENDED = (4, 75, 143, -signal.SIGKILL)  # more deaths than a run takes; stopped; the engine killed
+KINDS = {"causal": "causal", "sft": "sft", "lora": "sft", "dpo": "dpo", "dpo-base": "dpo", "reward": "reward"}
+ADAPTED = ("lora", "dpo-base", "reward")
+SINGLE = "one"
+SHAPES = {  # kinds of faults, and how many
+    SINGLE: (["kill"], 1),
+    "five": (["kill"], 5),
+    "join": (["kill"], 2),
+    "two at once": (["two"], 1),
+    "all": (["halt"], 1),
+    "anything": (["kill", "two", "pause", "halt", "torn", "flip", "full"], 3),
+    "engine": ([], 0),  # it is killed itself, or asked to stop
+}
+SHORT = {"steps": 10, "recover.checkpoint_every": 3, "evaluate.every": 5}
+LONG = {"steps": 30, "recover.checkpoint_every": 10, "evaluate.every": 15}  # time enough for a replica to join
+FROM_FILES = {"data.too_long": "truncate", "data.packing": True, "sample.prompt": None}
+EARLY = 8  # steps
+IMPORTS = 2.0  # seconds before `samestep train` begins
 LIMIT = 240  # seconds; a run that takes longer hangs
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--seed", type=int, default=1, help="the first one")
+    parser.add_argument("--out", type=Path, help="a file for the summary")
     wish = parser.parse_args()
-    seeds = [wish.seed] if wish.seed is not None else range(wish.first, wish.first + wish.runs)
-    counts, wrong, began = Counter(), [], time.monotonic()
+    forking.prepare()
     with tempfile.TemporaryDirectory(prefix="samestep-survive-") as folder:
-        stage = Stage(Path(folder))
-        for seed in seeds:
-            what, problem = stage.play(seed)
-            counts[what] += 1
-            if problem:
-                wrong.append({"seed": seed, "what": what, "problem": problem})
-            print(f"seed {seed}: {what}: {problem or 'same'}", file=sys.stderr, flush=True)
-    print(json.dumps({"runs": dict(counts), "wrong": wrong, "seconds": round(time.monotonic() - began)}, indent=1))
-    return bool(wrong)
+        found = survive(Stage(Path(folder)), range(wish.seed, wish.seed + wish.runs), wish.out)
+    print(json.dumps(found, indent=1))
+    return bool(found["wrong"])
+
+
+def survive(stage: "Stage", seeds: range, out: Path | None) -> dict:
+    began, counts, events, wrong = time.monotonic(), Counter(), Counter(), []
+    for number, seed in enumerate(seeds, start=1):
+        faulthandler.dump_traceback_later(LIMIT, exit=True)
+        shape, said, outcome = stage.play(seed)
+        counts[shape] += 1
+        events.update(outcome.events)
+        if outcome.problems:
+            wrong.append({"seed": seed, "what": said, "struck": outcome.struck, "problems": outcome.problems})
+        verdict = "; ".join(outcome.problems) or "same"
+        print(f"seed {seed}: {said}, {outcome.seconds:.1f} s: {verdict}", file=sys.stderr, flush=True)
+        summary = {"runs": number, "same": number - len(wrong), "shapes": dict(counts), "events": dict(events)}
+        summary |= {"seconds": round(time.monotonic() - began), "wrong": wrong}
+        if out:
+            out.write_text(json.dumps(summary, indent=1) + "\n")
+    faulthandler.cancel_dump_traceback_later()
+    return summary
 
 
 class Stage:
     """Data, a small model to start from, and the undisturbed run of each objective, made when they are asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
+        self._wholes: dict[tuple[str, str], tuple[Prepared, Summary, float]] = {}
         write_samples(folder)
-        base = self.train(folder / "base", ["steps=2", "sample.prompt=null"]).wait_done()
-        assert base.code == 0, base.err
-        self._whole: dict[str, tuple[str, float]] = {}
+        self._base = folder / "base"
+        chaos.undisturbed(self._prepared({"steps": 2, "sample.prompt": None}), self._base)
 
-    def train(self, run: Path, changes: list[str]) -> "Process":
-        return Process(["train", str(TINY), "--run", str(run), f"run.cache={self.folder / 'cache'}", *changes])
-
-    def whole(self, objective: str) -> tuple[str, float]:
-        """The digest of the undisturbed run on two replicas, and the seconds that it took."""
-        if objective not in self._whole:
-            began = time.monotonic()
-            done = self.train(
-                self.folder / f"whole-{objective}", [*self.changes(objective), "run.replicas=2"]
-            ).wait_done()
-            assert done.code == 0, done.err
-            self._whole[objective] = done.json["digest"], time.monotonic() - began
-        return self._whole[objective]
-
-    def changes(self, objective: str) -> list[str]:
-        settings = SETTINGS | {"steps": 10}
-        if objective != "causal":
-            data = "pairs" if objective[:3] in ("dpo", "rew") else "samples"
-            kind = {"lora": "sft", "dpo-base": "dpo"}.get(objective, objective)
-            settings |= {
-                "data.source": str(self.folder / f"{data}.jsonl"),
-                "objective.kind": kind,
-                "sample.prompt": None,
-            }
-            settings |= {"model": {"path": str(self.folder / "base" / "model"), "dtype": "bfloat16"}}
-            settings |= {"data.packing": True, "data.too_long": "truncate"}
-        if objective in ("lora", "dpo-base", "reward"):
-            settings["model"]["lora"] = {"rank": 4, "dropout": 0.1}
-        if objective == "dpo-base":
-            settings["objective.reference"] = "base"
-        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-
-    def play(self, seed: int) -> tuple[str, str | None]:
-        """What was done, and what went wrong, if anything did."""
+    def play(self, seed: int) -> tuple[str, str, chaos.Outcome]:
+        """The shape, what was done, and what came of it."""
         draw = random.Random(seed)
-        objective, what, replicas = draw.choice(OBJECTIVES), draw.choice(DISTURBANCES), draw.randint(2, 8)
-        state = draw.choice(("sharded", "mirrored", "replicated"))
-        said = f"{objective}, {replicas} replicas, {state}, {what}"
-        digest, seconds = self.whole(objective)
-        run = self.folder / f"run-{seed}"
-        changes = [*self.changes(objective), f"run.replicas={replicas}", f"sync.state={state}"]
-        process = self.train(run, [*changes, *(["run.replace=false"] if what == "one" else [])])
-        disturb(process, what, draw, seconds)
-        done = process.wait_done()
-        if done.code in ENDED and (run / "journal.jsonl").exists():
-            said += f", resumed after exit code {done.code}"
-            done = Process(["resume", str(run), f"run.replicas={draw.randint(1, 8)}"]).wait_done()
-        return said, self.problem(done, run, digest)
+        (objective, shape), replicas = turn(seed), draw.randint(2, 8)
+        state, owed = draw.choice(("sharded", "mirrored", "replicated")), shape == "join" or draw.random() < 0.5
+        whole, undisturbed, seconds = self._whole(objective, LONG if shape == "join" else SHORT)
+        prepared, run = on(whole, state, {"replicas": replicas, "replace": owed}), self._folder / f"run-{seed}"
+        said = f"{objective}, {replicas} replicas, {state}, {shape}"
+        faults, live = schedule(seed, within(prepared, shape), SHAPES[shape][1], SHAPES[shape][0]), None
+        if shape == "engine":
+            number, instant = draw.choice((signal.SIGKILL, signal.SIGTERM)), draw.uniform(0, seconds + IMPORTS)
+            said += f": {number.name} after {instant:.2f} s"
+            live = partial(without_engine, prepared, run, number, instant, draw.randint(1, 8))
+        outcome = chaos.disturbed(prepared, run, seed, faults, undisturbed, lambda line: None, live)
+        return shape, "; ".join([said, *outcome.struck]), outcome
 
-    def problem(self, done: "Done", run: Path, digest: str) -> str | None:
-        if done.code == -signal.SIGKILL and not (run / "journal.jsonl").exists():
-            return None  # the engine was killed before the run began
-        if done.code:
-            return f"exit code {done.code}: {done.err[-2000:]}"
-        if done.json["digest"] != digest:
-            return f"digest {done.json['digest']}, undisturbed {digest}"
-        found = Process(["audit", str(run)]).wait_done()
-        return None if found.code == 0 else f"audit: {found.out}"
+    def _whole(self, objective: str, settings: Settings) -> tuple[Prepared, Summary, float]:
+        """What is run, the undisturbed run of it on two replicas, and its seconds."""
+        key = objective, json.dumps(settings)
+        if key not in self._wholes:
+            prepared, began = self._prepared(self._settings(objective) | settings), time.monotonic()
+            summary = chaos.undisturbed(prepared, self._folder / f"whole-{len(self._wholes)}")
+            self._wholes[key] = prepared, summary, time.monotonic() - began
+        return self._wholes[key]
 
+    def _prepared(self, settings: Settings) -> Prepared:
+        settings = settings | {"run.cache": str(self._folder / "cache")}
+        return prepare(TINY, [f"{key}={json.dumps(value)}" for key, value in settings.items()], lambda line: None)
 
-def disturb(process: "Process", what: str, draw: random.Random, seconds: float) -> None:
-    """Kill at instants of the run that are drawn; nothing where it has ended by then."""
-    if what in ("engine", "stop"):
-        process.sleep(draw.uniform(0, seconds))
-        process.signal(signal.SIGKILL if what == "engine" else signal.SIGTERM)
-        return
-    times = sorted(draw.uniform(0, seconds) for _ in range(5 if what == "five" else 1))
-    for before, instant in zip([0.0, *times], times, strict=False):
-        process.sleep(instant - before)
-        victims = process.replicas()
-        count = {"two at once": 2, "all at once": len(victims)}.get(what, 1)
-        for victim in draw.sample(victims, min(count, len(victims))):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.kill()
+    def _settings(self, objective: str) -> Settings:
+        kind = KINDS[objective]
+        if kind == "causal":
+            return {}
+        model = {"path": str(self._base / "model"), "dtype": "bfloat16"}
+        if objective in ADAPTED:
+            model["lora"] = {"rank": 4, "dropout": 0.1}
+        source = self._folder / ("samples.jsonl" if kind == "sft" else "pairs.jsonl")
+        found = FROM_FILES | {"objective.kind": kind, "data.source": str(source), "model": model}
+        return found | ({"objective.reference": "base"} if objective == "dpo-base" else {})
 
 
-class Done:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict:
-        return json.loads(self.out)
+def turn(seed: int) -> tuple[str, str]:
+    """The objective and the shape."""
+    shapes = [*SHAPES, *[SINGLE] * (len(SHAPES) - 2)]
+    return list(KINDS)[seed % len(KINDS)], shapes[(seed + seed // len(KINDS)) % len(shapes)]
 
 
-class Process:
-    def __init__(self, arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "samestep.cli", *arguments, "--json"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def on(prepared: Prepared, state: str, machines: Settings) -> Prepared:
+    recipe = prepared.recipe
+    run, sync = recipe.run.model_copy(update=machines), recipe.sync.model_copy(update={"state": state})
+    return replace(prepared, recipe=recipe.model_copy(update={"run": run, "sync": sync}))
 
-    def wait_done(self) -> Done:
-        try:
-            out, err = self._process.communicate(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGABRT)
-            out, err = self._process.communicate()
-            err += f"\nhung for {LIMIT} s"
-        return Done(self._process.returncode, out, err)
 
-    def sleep(self, seconds: float) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(max(0.0, seconds))
+def within(prepared: Prepared, shape: str) -> Scope:
+    """To join takes time, so the deaths before it come early."""
+    scope = chaos.scope(prepared)
+    return replace(scope, steps=EARLY) if shape == "join" else scope
 
-    def signal(self, number: int) -> None:
-        if self._process.poll() is None:
-            os.kill(self._process.pid, number)
 
-    def replicas(self) -> list[psutil.Process]:
-        found = []
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(self._process.pid).children():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    found += [child] if "samestep.replica" in child.cmdline() else []
-        return found
+def without_engine(
+    prepared: Prepared, run: Path, number: signal.Signals, instant: float, replicas: int, hearers: list[Hearer]
+) -> None:
+    """`samestep train` hears a signal at an instant, anywhere from its start on; then the run is resumed."""
+    recipe = run.with_suffix(".yaml")
+    recipe.write_text(dump(prepared.recipe))
+    command = [sys.executable, "-m", "samestep.cli", "train", str(recipe), "--run", str(run)]
+    engine = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        engine.wait(instant)
+    engine.send_signal(number)
+    engine.wait()
+    events = journal.read(run / "journal.jsonl") if (run / "journal.jsonl").exists() else []
+    if not events:  # killed before the run began
+        shutil.rmtree(run, ignore_errors=True)
+        chaos.begin(prepared, run, hearers)
+    elif events[-1]["event"] != "finished":
+        chaos.go_on(run, replicas, hearers)
+    else:
+        for event in events:
+            hearers[0](event)
 
 
 def write_samples(folder: Path) -> None:
