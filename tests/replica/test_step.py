@@ -1,5 +1,7 @@
 """A step is applied by all or by nobody, whichever replica is lost and wherever."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -12,12 +14,13 @@ from samestep.wire import loopback
 from samestep.wire.collective import Operation, Tag
 
 LANES, REPLICAS = 4, 3
+# Made once: replicas are threads here, and a seed set in one is drawn from by all.
+MODULE = nn.Linear(6, 40)
 
 
 def computed(wire):
     """A step whose gradients are there, and not yet added up."""
-    torch.manual_seed(1)
-    module = nn.Linear(6, 40)
+    module = copy.deepcopy(MODULE)
     step = Step(module, wire, AdamW(), lanes=LANES)
     for lane in step.lanes:
         step.backward(module(torch.full((3, 6), 1.0 + lane)).square().sum() / 12)

@@ -1,5 +1,7 @@
 """Until commit nothing has changed, so a step can be abandoned at any point before it."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -10,11 +12,10 @@ from samestep.wire import loopback
 
 def test_weights_and_moments_rest_until_commit():
     torch.manual_seed(0)
-    inputs = torch.randn(4, 3, 6)
+    inputs, begun = torch.randn(4, 3, 6), nn.Linear(6, 40)
 
     def replica(wire):
-        torch.manual_seed(1)
-        module = nn.Linear(6, 40)
+        module = copy.deepcopy(begun)
         step = Step(module, wire, AdamW(), lanes=4, clip=0.5)
 
         def held():
