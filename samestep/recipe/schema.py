@@ -177,7 +177,8 @@ class Optimizer(Section):
 
 class Sync(Section):
     strategy: Literal["exact", "fast"] = "exact"
-    state: Literal["sharded", "mirrored", "replicated"] = "mirrored"  # replicas that hold each moment: 1, 2, all
+    # Replicas that hold each moment: sharded 1, mirrored 2, replicated all; auto: as memory allows. No number changes.
+    state: Literal["auto", "sharded", "mirrored", "replicated"] = "auto"
 
 
 class Recover(Section):

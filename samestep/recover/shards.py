@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -66,15 +67,11 @@ def verified(path: Path, shard: Shard) -> Iterator[tuple[Part, memoryview]]:
     Raises:
         DataError: the file is not what was written; names the file, and the tensor where it is one.
     """
-    found = _placed(path, shard)
-    with path.open("rb") as file:
-        for name, place in found.items():
-            data = memoryview(bytearray(place.size))
-            file.seek(place.start)
-            file.readinto(data)
-            if digest(data) != shard.tensors[name]:
-                raise DataError(f"{path}: {name} is not what was written there (its digest differs)")
-            yield part(name), data
+    for name, place in _placed(path, shard).items():
+        data = _read(path, place)
+        if digest(data) != shard.tensors[name]:
+            raise DataError(f"{path}: {name} is not what was written there (its digest differs)")
+        yield part(name), data
 
 
 def digest(data: Bytes) -> str:
@@ -103,10 +100,32 @@ def _placed(path: Path, shard: Shard) -> dict[str, stored.Stored]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if size != shard.size:
-        raise DataError(f"{path} has {size} bytes, but {shard.size} were written")
+        cut = _cut(shard, size)
+        lost = f"; {cut} is cut short" if cut else ""
+        raise DataError(f"{path} has {size} bytes, but {shard.size} were written{lost}")
     if digest(header) != shard.header:
         raise DataError(f"{path}: its header is not what was written there (its digest differs)")
     return stored.tensors(path)
+
+
+def _cut(shard: Shard, size: int) -> str | None:
+    """The first part that is not whole in `size` bytes; None where not even the header is, or all are."""
+    sizes = {name: 4 * (part(name).stop - part(name).start) for name in shard.tensors}
+    ends = accumulate(sizes.values(), initial=shard.size - sum(sizes.values()))
+    if size < next(ends):
+        return None
+    return next((name for name, end in zip(sizes, ends, strict=True) if size < end), None)
+
+
+def _read(path: Path, place: stored.Stored) -> memoryview:
+    data = memoryview(bytearray(place.size))
+    try:
+        with path.open("rb") as file:
+            file.seek(place.start)
+            file.readinto(data)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return data
 
 
 def _bytes(tensor: "Tensor") -> memoryview:

@@ -27,7 +27,9 @@ class Job:
 
 
 def copies(state: str, lanes: int) -> int:
-    """Replicas that hold the moments of each slice, at most; `lanes` is the most that there can be."""
+    """Replicas that hold the moments of each slice, at most; `lanes` is the most that there can be. state: decided,
+    by the verb for all replicas.
+    """
     return {"sharded": 1, "mirrored": 2, "replicated": lanes}[state]
 
 

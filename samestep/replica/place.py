@@ -148,7 +148,7 @@ def _sockets(place: Place, formation: Formation) -> "Collective":
 
     connections = {rank: socket.socket(fileno=descriptor) for rank, descriptor in formation.connections.items()}
     rank = formation.members.index(place.replica)
-    return Sockets(rank, len(formation.members), connections, formation.generation)
+    return Sockets(rank, len(formation.members), connections, formation.generation, formation.members)
 
 
 def _torch(place: Place, formation: Formation) -> "Collective":

@@ -15,7 +15,9 @@ from samestep.errors import DataError
 from samestep.model.folder import check_config, check_positions, check_vocabulary, resolve
 from samestep.recipe.load import load
 from samestep.recipe.schema import Data, Recipe, Sft
+from samestep.recover.holding import Holding
 from samestep.replica.job import Job
+from samestep.verbs.room import held
 
 CACHE = Path.home() / ".cache" / "samestep"
 
@@ -31,10 +33,13 @@ class Prepared:
     rows: int  # an epoch reads
     rows_digest: str  # of the packing plans
     steps: int
+    holding: Holding  # of the optimizer's moments
 
     def job(self, kind: str, run: Path, checkpoint: Path | None = None) -> Job:
         folders = [corpus.folder for corpus in self.corpora.values()]
-        return Job(kind, self.recipe, self.base, folders, run, self.steps, self.steps, checkpoint=checkpoint)
+        sync = self.recipe.sync.model_copy(update={"state": self.holding.state})
+        recipe = self.recipe.model_copy(update={"sync": sync})
+        return Job(kind, recipe, self.base, folders, run, self.steps, self.steps, checkpoint=checkpoint)
 
 
 def prepare(
@@ -65,7 +70,8 @@ def prepare(
         rows_per_step=recipe.rows_per_step,
         context=recipe.data.context,
     )
-    return Prepared(recipe, base, corpora, rows, _digest(plans), steps)
+    holding = held(recipe, base, max(corpus.vocabulary for corpus in corpora.values()))
+    return Prepared(recipe, base, corpora, rows, _digest(plans), steps, holding)
 
 
 def vocabulary_of(recipe: Recipe, data: Data, base: Path, say: Say) -> Vocabulary:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from samestep.errors import DataError, RecipeError
 from samestep.events import Event
-from samestep.recover import checkpoint, journal
+from samestep.recover import checkpoint, journal, shards
 from samestep.recover.checkpoint import Manifest
 from samestep.recover.disk import Disk
 from samestep.recover.folders import tidy
@@ -20,7 +20,7 @@ from samestep.recover.journal import Journal
 from samestep.replica.job import Job
 from samestep.report.progress import progress, reading
 from samestep.verbs.prepare import Prepared, prepare
-from samestep.verbs.train import ENGINES, Summary, carry_out, opening
+from samestep.verbs.train import ENGINES, Summary, carry_out, chosen, opening
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
 FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the journal: what the numbers follow from
@@ -48,10 +48,12 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for reason in before.refused:
         say(f"passed over: {reason}")
+    _refuse_other_recipe(run / "recipe.yaml", before.opened)
     with reading(console) as bar:
         prepared = prepare(run / "recipe.yaml", _allowed(overrides), say, bar, Path(before.opened["base"]))
     _refuse_changes(before.opened, opening(prepared, began), run)
-    say(sentence(before, prepared))
+    for line in (*chosen(prepared), sentence(before, prepared)):
+        say(line)
     put_in_order(run)
     summary = _so_far(run, before, prepared.recipe.run.replicas)
     panel = progress(console, run.name, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
@@ -69,7 +71,7 @@ def look(run: Path) -> Before:
     """How the run was left. DataError for no run, RecipeError for one that has ended."""
     events = journal.read(run / "journal.jsonl")
     opened = next((event for event in events if event["event"] == "opened"), None)
-    if opened is None or "base" not in opened:
+    if opened is None or not {"base", "recipe"} <= opened.keys():
         raise DataError(f"{run}/journal.jsonl does not say how the run began; start it anew with samestep train")
     if any(event["event"] == "finished" for event in events):
         raise RecipeError(f"{run} has ended; there is nothing to resume (samestep digest {run})")
@@ -112,6 +114,15 @@ def _allowed(overrides: Sequence[str]) -> Sequence[str]:
     return overrides
 
 
+def _refuse_other_recipe(path: Path, opened: Event) -> None:
+    """A flipped bit in a learning rate is a number too."""
+    if path.is_file() and shards.digest(path.read_bytes()) != opened["recipe"]:
+        raise DataError(
+            f"{path} is not what the run began with (its digest differs), and the model would be another; restore it, "
+            f"or start anew with samestep train; run.* can be set on the command line"
+        )
+
+
 def _refuse_changes(was: Event, now: Event, run: Path) -> None:
     for key in FIXED:
         if was[key] != now[key]:
@@ -124,6 +135,7 @@ def _refuse_changes(was: Event, now: Event, run: Path) -> None:
 def resumed(before: Before, prepared: Prepared, now: float) -> Event:
     """The first line of this life in the journal."""
     found: dict[str, Any] = {"event": "resumed", "time": round(now, 3), "step": before.step, "last": before.last}
+    found |= {"state": prepared.holding.state, "state_reason": prepared.holding.reason}
     return found | {"replicas": prepared.recipe.run.replicas, "refused": before.refused}
 
 

@@ -18,6 +18,7 @@ from samestep.launch.engine import Engine, Program, Restore
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recipe.schema import Recipe
+from samestep.recover import shards
 from samestep.recover.journal import Journal
 from samestep.recover.protocol import Terms
 from samestep.replica.job import Job, copies
@@ -75,9 +76,11 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     began = time.time()
     if engine not in ENGINES:
         raise RecipeError(f"--engine is {engine!r}, but must be one of {', '.join(ENGINES)}")
-    say = lambda message: console.print(message, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
+    for line in chosen(prepared):
+        say(line)
     folder = _run_folder(run, recipe.stem)
     summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)
     panel = progress(console, recipe.stem, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
@@ -149,6 +152,12 @@ def terms(recipe: Recipe) -> Terms:
     return Terms(recipe.run.replicas, recipe.lanes, held, recipe.run.replace)
 
 
+def chosen(prepared: Prepared) -> list[str]:
+    """What was decided for the recipe, for a person."""
+    auto = prepared.recipe.sync.state == "auto" and prepared.recipe.sync.strategy == "exact"
+    return [f"sync.state {prepared.holding.state}: {prepared.holding.reason}"] if auto else []
+
+
 def opening(prepared: Prepared, now: float) -> Event:
     """The first line of a journal: with it and the recipe, the order of all samples can be recomputed."""
     return {
@@ -160,6 +169,9 @@ def opening(prepared: Prepared, now: float) -> Event:
         "rows_digest": prepared.rows_digest,
         "replicas": prepared.recipe.run.replicas,
         "base": str(prepared.base),
+        "recipe": shards.digest(dump(prepared.recipe).encode()),
+        "state": prepared.holding.state,
+        "state_reason": prepared.holding.reason,
         "sources": {source: _source(corpus) for source, corpus in prepared.corpora.items()},
     }
 

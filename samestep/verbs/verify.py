@@ -51,9 +51,9 @@ def verify(recipe: Path, overrides: Sequence[str], replicas: str, steps: int, co
         curves = {}
         for count in counts:
             console.print(f"{steps} steps on {count} replicas", highlight=False)
-            curves[count] = _events(replace(job, recipe=_with(prepared.recipe, count)), "step")
+            curves[count] = _events(replace(job, recipe=_with(job.recipe, count)), "step")
         console.print("one micro-batch twice", highlight=False)
-        (repeated,) = _events(replace(job, kind="repeat", recipe=_with(prepared.recipe, 1)), "repeated")
+        (repeated,) = _events(replace(job, kind="repeat", recipe=_with(job.recipe, 1)), "repeated")
     first = curves[counts[0]]
     differences = [d for count in counts[1:] if (d := difference(count, first, curves[count]))]
     same = not differences and not repeated["differ"]

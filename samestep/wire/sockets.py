@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,8 +62,8 @@ class SocketWork:
 class _Peer:
     """The queues of one connection. Only the moving thread reads from or writes to the socket."""
 
-    def __init__(self, rank: int, connection: socket.socket) -> None:
-        self.rank, self.connection = rank, connection
+    def __init__(self, replica: int, connection: socket.socket) -> None:
+        self.replica, self.connection = replica, connection
         self.outgoing: deque[_Message] = deque()
         self.incoming: deque[_Message] = deque()
         self.sent = self.received = 0  # bytes of the first message in each queue, header included
@@ -105,18 +105,28 @@ class _Peer:
     def _compare(self, message: _Message) -> None:
         if self.header != message.header:
             raise ClusterError(
-                f"replica {self.rank} sent {_describe(bytes(self.header))}, but {_describe(message.header)} was due; "
-                f"the replicas do not run the same program"
+                f"replica {self.replica} sent {_describe(bytes(self.header))}, but {_describe(message.header)} was "
+                f"due; the replicas do not run the same program"
             )
 
 
 class Sockets:
-    """The replicas of one generation, connected pairwise. Sockets are taken over and closed by `close`."""
+    """The replicas of one generation, connected pairwise. Sockets are taken over and closed by `close`.
 
-    def __init__(self, rank: int, size: int, connections: Mapping[int, socket.socket], generation: int = 0) -> None:
+    members: their numbers by rank, for errors; default: the ranks.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        connections: Mapping[int, socket.socket],
+        generation: int = 0,
+        members: Sequence[int] | None = None,
+    ) -> None:
         self.rank, self.size, self.bytes_sent = rank, size, 0
         self._generation = generation
-        self._peers = {r: _Peer(r, c) for r, c in connections.items()}
+        self._peers = {r: _Peer(members[r] if members else r, c) for r, c in connections.items()}
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         self._cancelled = ""
@@ -191,7 +201,7 @@ class Sockets:
         except ClusterError as error:
             self._fail(error)
         except OSError as error:
-            self._fail(PeerLost(f"replica {peer.rank} went away ({error})"))
+            self._fail(PeerLost(f"replica {peer.replica} went away ({error})"))
 
     def _fail(self, error: Exception) -> None:
         with self._lock:

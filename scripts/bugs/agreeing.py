@@ -60,8 +60,8 @@ BUGS = [
     Bug(
         "a lost peer is taken for a failure of one's own",
         SOCKETS,
-        'self._fail(PeerLost(f"replica {peer.rank} went',
-        'self._fail(ClusterError(f"replica {peer.rank} went',
+        'self._fail(PeerLost(f"replica {peer.replica} went',
+        'self._fail(ClusterError(f"replica {peer.replica} went',
         "contracts/test_wire.py::test_a_peer_that_closes_is_lost_to_those_that_wait_for_it",
     ),
     Bug(

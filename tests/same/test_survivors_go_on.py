@@ -11,13 +11,20 @@ from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recover import journal
 from samestep.recover.journal import Journal
+from samestep.verbs import room
 from samestep.verbs.audit import audit, clean
 from samestep.verbs.prepare import prepare
 from samestep.verbs.train import Summary, execute, opening
 
 RECIPE = Path("recipes/tiny.yaml").resolve()
 STEPS = 12
-CHANGES = {"steps": STEPS, "recover.checkpoint_every": 4, "recover.digest_every": 1, "evaluate.every": 3}
+CHANGES = {
+    "steps": STEPS,
+    "recover.checkpoint_every": 4,
+    "recover.digest_every": 1,
+    "evaluate.every": 3,
+    "sync.state": "mirrored",
+}
 ALONE = {"run.replace": False}
 
 
@@ -35,8 +42,8 @@ class Killer:
                 os.kill(self.pids[rank], self.number)
 
 
-def lived(folder, plan, replicas=3, **changes):
-    """The summary and the events of a run whose replicas are killed."""
+def lived(folder, plan, replicas=3, hears=None, **changes):
+    """The summary and the events of a run whose replicas are killed. hears: called with each event too."""
     settings = CHANGES | {"run.replicas": replicas} | changes
     prepared = prepare(RECIPE, [f"{key}={json.dumps(value)}" for key, value in settings.items()], lambda line: None)
     folder.mkdir()
@@ -44,7 +51,7 @@ def lived(folder, plan, replicas=3, **changes):
     summary = Summary(str(folder))
     with Journal(folder / "journal.jsonl") as written:
         written.write(opening(prepared, 0.0))
-        execute(prepared.job("train", folder), Local(), written, [summary.add, Killer(plan)])
+        execute(prepared.job("train", folder), Local(), written, [summary.add, Killer(plan), *filter(None, [hears])])
     return summary, journal.read(folder / "journal.jsonl")
 
 
@@ -96,6 +103,15 @@ def test_before_the_first_checkpoint_it_comes_from_the_seed(tmp_path, undisturbe
     same(found, undisturbed)
     assert formed(found[1]) == [(2, True)]
     assert [e["step"] for e in found[1] if e["event"] == "resumed"] == [0]
+
+
+@pytest.mark.parametrize(("free", "state"), [(10**6, "sharded"), (10**10, "replicated")])
+def test_what_auto_decides_by_the_free_memory_is_what_all_replicas_do(tmp_path, undisturbed, monkeypatch, free, state):
+    monkeypatch.setattr(room, "free", lambda: free)
+    found = lived(tmp_path / "run", {2: [1]}, **{"sync.state": "auto"}, **ALONE)
+    same(found, undisturbed)
+    assert found[1][0]["state"] == state and "of moments" in found[1][0]["state_reason"]
+    assert formed(found[1]) == [(2, state == "sharded")]
 
 
 def test_one_that_is_lost_is_replaced_while_the_others_go_on(tmp_path):

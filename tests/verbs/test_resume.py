@@ -61,6 +61,8 @@ def test_it_ends_in_the_same_model_on_another_number_of_replicas(
     (resumed,) = (event for event in events if event["event"] == "resumed")
     assert (resumed["step"], resumed["last"], resumed["replicas"]) == (done, after, replicas)
     assert [event["step"] for event in events if event["event"] == "checkpoint"] == [2, 4, 6]
+    state = "sharded" if replicas == 1 else "replicated"
+    assert resumed["state"] == state and f"sync.state {state}: {resumed['state_reason']}\n" in text
 
 
 def test_the_audit_of_a_resumed_run_is_clean(tmp_path: Path) -> None:
@@ -104,6 +106,15 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     lines[0]["rows_digest"] = "other"
     (run / "journal.jsonl").write_bytes(b"".join(map(journal.encode, lines)))
     with pytest.raises(DataError, match=r"began with rows_digest other, now it is .* restore them, or start anew"):
+        resume(run, [], "local", NOWHERE)
+
+
+def test_a_recipe_with_a_flipped_bit_is_refused(tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 1)
+    text = (run / "recipe.yaml").read_text()
+    assert "learning_rate: 0.003" in text
+    (run / "recipe.yaml").write_text(text.replace("learning_rate: 0.003", "learning_rate: 0.002"))
+    with pytest.raises(DataError, match=r"recipe.yaml is not what the run began with .* restore it, or start anew"):
         resume(run, [], "local", NOWHERE)
 
 

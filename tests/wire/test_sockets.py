@@ -22,3 +22,14 @@ def test_a_message_of_another_generation_is_refused_and_lands_nowhere():
         with pytest.raises(ClusterError, match=r"generation 2.*generation 3"):
             new.exchange(tag, {}, {1: [target]}).wait()
     assert target.tolist() == [7.0] * 8
+
+
+def test_errors_name_a_replica_by_its_number_and_not_by_its_rank():
+    ours, theirs = socket.socketpair()
+    with (
+        contextlib.closing(Sockets(0, 2, {1: ours}, members=[3, 7])) as wire,
+        contextlib.closing(Sockets(1, 2, {0: theirs}, members=[3, 7])) as other,
+    ):
+        other.exchange(Tag(4, Operation.READY), {0: [torch.zeros(8)]}, {}).wait()
+        with pytest.raises(ClusterError, match="replica 7 sent"):
+            wire.exchange(Tag(5, Operation.READY), {}, {1: [torch.zeros(8)]}).wait()
