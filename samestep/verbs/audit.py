@@ -10,14 +10,16 @@ from samestep.recover import journal, ledger
 from samestep.recover.ledger import Ledger
 from samestep.replica.setup import feed_of
 from samestep.verbs.prepare import Say, prepare
+from samestep.verbs.resume import refuse_other_recipe
 
 
 def audit(run: Path, say: Say) -> Ledger:
     """Hold the journal of `run` against its recipe, whose data must still be there."""
     events = journal.read(run / "journal.jsonl")
     opened = next((event for event in events if event["event"] == "opened"), None)
-    if opened is None:
+    if opened is None or not {"base", "recipe"} <= opened.keys():
         raise DataError(f"{run}/journal.jsonl does not say how the run began, so nothing can be proved of it")
+    refuse_other_recipe(run / "recipe.yaml", opened)
     prepared = prepare(run / "recipe.yaml", [], say, base=Path(opened["base"]))
     for key, now in (("rows", prepared.rows), ("rows_digest", prepared.rows_digest), ("steps", prepared.steps)):
         if opened[key] != now:

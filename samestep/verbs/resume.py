@@ -48,7 +48,7 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for reason in before.refused:
         say(f"passed over: {reason}")
-    _refuse_other_recipe(run / "recipe.yaml", before.opened)
+    refuse_other_recipe(run / "recipe.yaml", before.opened)
     with reading(console) as bar:
         prepared = prepare(run / "recipe.yaml", _allowed(overrides), say, bar, Path(before.opened["base"]))
     _refuse_changes(before.opened, opening(prepared, began), run)
@@ -114,7 +114,7 @@ def _allowed(overrides: Sequence[str]) -> Sequence[str]:
     return overrides
 
 
-def _refuse_other_recipe(path: Path, opened: Event) -> None:
+def refuse_other_recipe(path: Path, opened: Event) -> None:
     """A flipped bit in a learning rate is a number too."""
     if path.is_file() and shards.digest(path.read_bytes()) != opened["recipe"]:
         raise DataError(

@@ -157,6 +157,15 @@ Local().run(Program([sys.executable, "-c", {PRELUDE + body!r}]), Terms(2, 2), te
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in replicas)
 
 
+@pytest.fixture
+def ctrl_c_interrupts():
+    """Also where the tests are a shell's background job, which ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_the_engine_ends_all_replicas():
     body = "control.send({'event': 'x'}); time.sleep(60)"
     with pytest.raises(KeyboardInterrupt):

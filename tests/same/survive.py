@@ -31,6 +31,7 @@ from typing import Any
 from samestep.recipe.load import dump
 from samestep.recover import journal
 from samestep.recover.faults import Scope, schedule
+from samestep.recover.holding import Holding
 from samestep.verbs import chaos
 from samestep.verbs.logbook import Hearer
 from samestep.verbs.prepare import Prepared, prepare
@@ -150,9 +151,12 @@ def turn(seed: int) -> tuple[str, str]:
 
 
 def on(prepared: Prepared, state: str, machines: Settings) -> Prepared:
+    """The same run on other machines, where `state` says how many replicas hold each moment."""
     recipe = prepared.recipe
     run, sync = recipe.run.model_copy(update=machines), recipe.sync.model_copy(update={"state": state})
-    return replace(prepared, recipe=recipe.model_copy(update={"run": run, "sync": sync}))
+    return replace(
+        prepared, recipe=recipe.model_copy(update={"run": run, "sync": sync}), holding=Holding(state, "drawn")
+    )
 
 
 def within(prepared: Prepared, shape: str) -> Scope:

@@ -4,6 +4,7 @@ import pytest
 
 SHORT = [
     "steps=2",
+    "lanes=4",
     "batch.micro_batch=1",
     "data.context=192",
     "data.too_long=truncate",

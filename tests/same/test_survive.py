@@ -10,7 +10,9 @@ from samestep.recipe.schema import Objective
 from samestep.recover.faults import KINDS as FAULTS
 from samestep.recover.faults import schedule
 from samestep.verbs import chaos
-from tests.same.survive import KINDS, SHAPES, SHORT, SINGLE, Stage, turn
+from samestep.verbs.prepare import prepare
+from samestep.verbs.train import opening
+from tests.same.survive import KINDS, SHAPES, SHORT, SINGLE, TINY, Stage, on, turn
 
 
 def test_every_objective_of_the_menu_is_tried():
@@ -26,6 +28,12 @@ def test_seventy_two_seeds_in_a_row_have_each_objective_with_each_shape():
 
 def test_every_fault_but_a_hang_which_takes_seconds_is_among_the_shapes():
     assert {kind for kinds, _ in SHAPES.values() for kind in kinds} == FAULTS.keys() - {"hang"}
+
+
+@pytest.mark.parametrize("state", ["sharded", "mirrored", "replicated"])
+def test_the_replicas_hold_their_moments_as_was_drawn(tmp_path, state):
+    prepared = on(prepare(TINY, [], lambda line: None), state, {"replicas": 3})
+    assert prepared.job("train", tmp_path).recipe.sync.state == opening(prepared, 0.0)["state"] == state
 
 
 @pytest.mark.slow

@@ -34,3 +34,11 @@ def test_other_data_than_the_run_began_with_are_refused(tmp_path: Path, key: str
     run = begun(tmp_path / "run", **{key: was})
     with pytest.raises(DataError, match=f"began with {key} {was}, now it is .*: its data have changed; restore them"):
         audit(run, lambda line: None)
+
+
+def test_another_recipe_than_the_run_began_with_is_refused(tmp_path: Path) -> None:
+    run = begun(tmp_path / "run")
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("seed: 7", "seed: 8"))
+    with pytest.raises(DataError, match=r"recipe.yaml is not what the run began with \(its digest differs\)"):
+        audit(run, lambda line: None)
