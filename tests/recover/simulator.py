@@ -205,7 +205,7 @@ class World:
     def check_restore(self, form: Form) -> None:
         members = [self.replicas[number] for number in form.members]
         pairs = {(r.held, r.step) for r in members if r.held >= 0}
-        for r in [r for r in members if r.ready]:
+        for r in [r for r in members if r.ready and r.held >= 0]:  # others hold what the newest checkpoint does
             if all(peer.after == r.after for peer in members if peer.number in r.members):
                 pairs.add(r.after)
         for pair in pairs:
