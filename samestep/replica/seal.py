@@ -27,14 +27,27 @@ class Rest(NamedTuple):
     owner: int | None = None
 
 
+class _Words(NamedTuple):
+    """The bytes of a tensor, in place, as words; a tail shorter than a word is added byte by byte."""
+
+    whole: Tensor
+    tail: Tensor | None
+
+
 class Seal:
+    """Sums over tensors that are changed in place; `renew` takes them anew, which is far cheaper than a new seal."""
+
     def __init__(self, rests: Sequence[Rest]) -> None:
-        self._rests = rests
-        self._sums = _sums(rests)
+        self._rests, self._words = rests, [_words(rest.values) for rest in rests]
+        self.renew()
+
+    def renew(self) -> None:
+        """What rests now is as it should be."""
+        self._sums = _sums(self._words)
 
     def broken(self) -> list[Rest]:
         """What has changed since."""
-        return _changed(self._rests, self._sums)
+        return _changed(self._rests, self._words, self._sums)
 
     def claims(self, owners: int) -> Tensor:
         """int64[owners]: of all that is kept for each owner one sum; the same on all replicas that keep it."""
@@ -49,28 +62,40 @@ class Frozen:
         named = [*module.named_parameters(), *module.named_buffers()]
         self._rests = [Rest(name, tensor) for name, tensor in named if not tensor.requires_grad and tensor.numel()]
         self._every = every
-        self._sums = _sums(self._rests)
+        self._sums = _sums(self._words(self._rests))
 
     def broken(self, number: int) -> list[Rest]:
         """Of those whose turn it is with `number`."""
         turn = slice(number % self._every, None, self._every)
-        return _changed(self._rests[turn], self._sums[turn])
+        return _changed(self._rests[turn], self._words(self._rests[turn]), self._sums[turn])
+
+    @staticmethod
+    def _words(rests: Sequence[Rest]) -> list[_Words]:
+        return [_words(rest.values.contiguous()) for rest in rests]
 
 
-def _changed(rests: Sequence[Rest], sums: Tensor) -> list[Rest]:
-    now = _sums(rests)
+def _changed(rests: Sequence[Rest], words: Sequence[_Words], sums: Tensor) -> list[Rest]:
+    now = _sums(words)
     if torch.equal(now, sums):
         return []
     return [rest for rest, same in zip(rests, (now == sums).tolist(), strict=True) if not same]
 
 
-def _sums(rests: Sequence[Rest]) -> Tensor:
-    return torch.stack([bits(rest.values) for rest in rests]) if rests else torch.zeros(0, dtype=torch.int64)
+def _sums(words: Sequence[_Words]) -> Tensor:
+    return torch.stack([_sum(each) for each in words]) if words else torch.zeros(0, dtype=torch.int64)
 
 
 def bits(values: Tensor) -> Tensor:
-    """int64[], a wrapping sum. A tail shorter than a word is added byte by byte."""
-    data = values.detach().contiguous().view(-1)
+    """int64[], a wrapping sum over the bytes of a tensor."""
+    return _sum(_words(values.contiguous()))
+
+
+def _words(values: Tensor) -> _Words:
+    data = values.detach().view(-1)
     whole = data.numel() * data.element_size() // WORD * WORD // data.element_size()
-    words = data[:whole].view(torch.int64).sum()
-    return words if whole == data.numel() else words + data[whole:].view(torch.uint8).sum(dtype=torch.int64)
+    return _Words(data[:whole].view(torch.int64), data[whole:].view(torch.uint8) if whole < data.numel() else None)
+
+
+def _sum(words: _Words) -> Tensor:
+    whole = words.whole.sum()
+    return whole if words.tail is None else whole + words.tail.sum(dtype=torch.int64)

@@ -51,14 +51,22 @@ class State:
     def adopt(self, share: Share, moments: Moments | None = None) -> None:
         """Take up a share, with the moments of what it holds, or with those of a first step, which are zero."""
         self._share, self.seal = share, None
+        self._seals: dict[int, Seal] = {}  # by turn
         self.moments = self.blank(share) if moments is None else moments
 
     def blank(self, share: Share) -> Moments:
         """Zeros for the moments of a share."""
         return {region: [self._zeros(region) for _ in range(self._rule.moments)] for region in _held(share)}
 
-    def resting(self, part: Region) -> list[Rest]:
-        """What must not change until the next commit: all that is held, and of the other weights those in `part`."""
+    def rest(self, turn: int, turns: int) -> None:
+        """Seal what must not change until the next commit: all that is held, and of the other weights one part."""
+        if turn in self._seals:
+            self._seals[turn].renew()
+        else:
+            self._seals[turn] = Seal(self._resting(self._layout.part(turn, turns)))
+        self.seal = self._seals[turn]
+
+    def _resting(self, part: Region) -> list[Rest]:
         found = []
         for bucket, regions in enumerate(self._share.held):
             for owner, region in regions.items():

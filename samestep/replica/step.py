@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from samestep.errors import Corrupted, NotFinite, RecipeError
 from samestep.model import optim
 from samestep.replica.board import Wish
-from samestep.replica.seal import Frozen, Rest, Seal
+from samestep.replica.seal import Frozen, Rest
 from samestep.replica.state import Moments, State
 from samestep.replica.witness import Witness
 from samestep.sync import tree, vote
@@ -104,7 +104,9 @@ class Step:
         self._exchange = STRATEGIES[self._strategy](wire, self.layout, self._count, self.copies, device)
         share = self._share = self._exchange.share
         self.state.adopt(share, moments)
-        self._gradients = Accumulator(self._parameters, self.layout, share.turns, self._micros, self._start)
+        self._gradients = Accumulator(
+            self._parameters, self.layout, share.turns, self._micros, self._start, wire.memory
+        )
         spans = tree.spans(self._count, wire.size)
         self._witness = Witness(self._parameters, self._recompute, spans, wire.rank)
         self._losses: list[Tensor] = []
@@ -180,8 +182,7 @@ class Step:
     def seal(self) -> None:
         """Note what rests until the next commit. To be called where weights or moments have been set otherwise."""
         if self._scrub:
-            part = self.layout.part(self.number % self._scrub, self._scrub)
-            self.state.seal = Seal(self.state.resting(part))
+            self.state.rest(self.number % self._scrub, self._scrub)
 
     def check(self) -> None:
         """Corrupted where what rests here has changed."""

@@ -35,7 +35,10 @@ def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
 
 
 class Accumulator:
-    """The gradient buffers of one replica. `ready(bucket)` is called in backward, on the thread that runs it."""
+    """The gradient buffers of one replica. `ready(bucket)` is called in backward, on the thread that runs it.
+
+    memory(count, like): zeros, from the transport that is to send them.
+    """
 
     def __init__(
         self,
@@ -44,16 +47,12 @@ class Accumulator:
         turns: Sequence[Turn],
         accumulate: int,
         ready: Callable[[int], None],
+        memory: Callable[[int, Tensor], Tensor],
     ) -> None:
-        self._parameters, self._layout, self._turns, self._micros, self._ready = (
-            parameters,
-            layout,
-            turns,
-            accumulate,
-            ready,
-        )
+        self._parameters, self._layout, self._turns = parameters, layout, turns
+        self._micros, self._ready = accumulate, ready
         stored = [t.buffer for t in turns if accumulate > 1 or not t.merges]  # a single micro-batch is merged unstored
-        self.buffers = [torch.zeros(layout.total, device=parameters[0].device) for _ in range(max(stored) + 1)]
+        self.buffers = [memory(layout.total, parameters[0]) for _ in range(max(stored) + 1)]
         self._views = [views(b, layout, parameters) for b in self.buffers]
         self._hooks = [p.register_post_accumulate_grad_hook(self._hook(i)) for i, p in enumerate(parameters)]  # type: ignore[no-untyped-call]
         self.present = torch.zeros(len(parameters), dtype=torch.bool)

@@ -18,7 +18,7 @@ from samestep.sync.flat import cut
 from samestep.sync.share import Share, held, holders
 from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
-from samestep.wire.collective import Collective, Operation, Tag, Work
+from samestep.wire.collective import Collective, Loan, Operation, Tag, Work
 
 WINDOW = 2  # buckets on their way at once; what arrives takes a slot of the scratch: 4 were no faster
 
@@ -35,8 +35,8 @@ def share(layout: Layout, lanes: int, rank: int, size: int, copies: int) -> Shar
 
 
 class _UnderWay(NamedTuple):
-    work: Work
-    partial_sums: dict[Node, Tensor]
+    loan: Loan
+    mine: dict[Node, Tensor]  # the partial sums of this replica
     target: Tensor
 
 
@@ -53,7 +53,8 @@ class Exact:
         self._under_way: deque[_UnderWay] = deque()
         incoming = sum(len(self._parts[r]) for r in self._peers)
         self._slot = incoming * max(region.size for region in self.share.owned)  # a bucket's partial sums
-        self._scratch = torch.zeros(WINDOW * self._slot, device=device)
+        self._scratch = wire.memory(WINDOW * self._slot, torch.empty(0, device=device))
+        self._lent: list[Loan] = []
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         """Never blocks: a bucket that finds the window full is sent later."""
@@ -64,11 +65,14 @@ class Exact:
         self._advance(block=True)
         while self._under_way:
             self._finish_oldest()
+        for loan in self._lent:
+            loan.returned()
+        self._lent.clear()
 
     def _advance(self, block: bool) -> None:
         while self._waiting:
             if len(self._under_way) == WINDOW:
-                if not block and not self._under_way[0].work.done():
+                if not block and not self._under_way[0].loan.done():
                     return
                 self._finish_oldest()
             self._send(*self._waiting.popleft())
@@ -77,12 +81,9 @@ class Exact:
         mine = self._parts[self._wire.rank]
         region = self.share.owned[bucket]
         sums = {part: cut(buffer, region) for part, buffer in zip(mine, buffers, strict=False)}
-        receives = self._places(bucket, region.size)
-        for peer, places in receives.items():
-            sums.update(zip(self._parts[peer], places, strict=True))
         sends = {r: [cut(b, self._owned_by(bucket, r)) for b in buffers[: len(mine)]] for r in self._peers}
-        work = self._wire.exchange(Tag(step, Operation.REDUCE, bucket), sends, receives)
-        self._under_way.append(_UnderWay(work, sums, sums[mine[0]]))
+        loan = self._wire.borrow(Tag(step, Operation.REDUCE, bucket), sends, self._places(bucket, region.size))
+        self._under_way.append(_UnderWay(loan, sums, sums[mine[0]]))
 
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
         """The scratch is free by now and takes one's own new weights; the others' arrive in the first buffer."""
@@ -115,12 +116,15 @@ class Exact:
         return result
 
     def _finish_oldest(self) -> None:
-        work, partial_sums, target = self._under_way.popleft()
-        work.wait()
+        loan, sums, target = self._under_way.popleft()
+        for peer, arrived in loan.wait().items():
+            sums.update(zip(self._parts[peer], arrived, strict=True))
         total = tree.fold(
             Node(0, self._lanes),
-            partial_sums,
+            sums,
             lambda left, right: right.add_(left) if right is target else left.add_(right),
         )
         if total is not target:
             target.copy_(total)
+        loan.release()
+        self._lent.append(loan)

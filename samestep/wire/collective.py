@@ -49,6 +49,25 @@ class Work(Protocol):
         """Whether `wait` would return at once."""
 
 
+class Loan(Protocol):
+    """An exchange under way of which nothing is copied that need not be: what arrives may be the senders' own memory.
+
+    It may be read, and written where no replica needs it any more, until it is released.
+    """
+
+    def wait(self) -> Messages:
+        """Block until all has arrived, and give it out by peer. PeerLost as for `Work`."""
+
+    def done(self) -> bool:
+        """Whether `wait` would return at once."""
+
+    def release(self) -> None:
+        """What has arrived is not needed any more."""
+
+    def returned(self) -> None:
+        """Block until the peers have released what was sent to them: from then on it may be changed."""
+
+
 class Collective(Protocol):
     """One replica's end of the transport. Tensors are contiguous; each pair of replicas keeps one order."""
 
@@ -56,14 +75,40 @@ class Collective(Protocol):
     size: int
     bytes_sent: int  # payload only
 
+    def memory(self, count: int, like: "Tensor") -> "Tensor":
+        """Zeros of the dtype and device of `like`, of which the transport need not make copies to send them."""
+
     def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> Work:
         """Start sending to and receiving from peers: all-to-all, all-gather and scatter are cases of it."""
+
+    def borrow(self, tag: Tag, sends: Messages, receives: Messages) -> Loan:
+        """The same, where it is enough to see what the peers have. `receives` may be left unused."""
 
     def cancel(self, reason: str) -> None:
         """Fail all work under way and to come with PeerLost(reason). Callable from any thread."""
 
     def close(self) -> None:
         """Give all resources back. Peers that still wait see PeerLost."""
+
+
+class Given:
+    """A loan from a transport that copies: what arrives is in the tensors given for it."""
+
+    def __init__(self, work: Work, receives: Messages) -> None:
+        self._work, self._receives = work, receives
+
+    def wait(self) -> Messages:
+        self._work.wait()
+        return self._receives
+
+    def done(self) -> bool:
+        return self._work.done()
+
+    def release(self) -> None:
+        """Nobody else's memory was used."""
+
+    def returned(self) -> None:
+        self._work.wait()
 
 
 class Reducing(Collective, Protocol):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from samestep.errors import ClusterError, PeerLost
-from samestep.wire.collective import Messages, Operation, Tag
+from samestep.wire.collective import Given, Messages, Operation, Tag
 
 T = TypeVar("T")
 Faults = Mapping[tuple[int, Tag], Exception]
@@ -67,6 +67,12 @@ class Loopback:
     def __init__(self, rank: int, size: int, hub: _Hub) -> None:
         self.rank, self.size, self.bytes_sent = rank, size, 0
         self._hub = hub
+
+    def memory(self, count: int, like: Tensor) -> Tensor:
+        return like.new_zeros(count)
+
+    def borrow(self, tag: Tag, sends: Messages, receives: Messages) -> Given:
+        return Given(self.exchange(tag, sends, receives), receives)
 
     def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> LoopbackWork:
         self._send(tag, sends)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from samestep.errors import ClusterError, PeerLost
-from samestep.wire.collective import Messages, Operation, Tag
+from samestep.wire.collective import Given, Messages, Operation, Tag
 
 HEADER = struct.Struct("<IQHIHQ")  # generation, step, operation, index, dtype, payload bytes
 DTYPES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 3, torch.uint8: 4, torch.int64: 5}
@@ -136,6 +136,12 @@ class Sockets:
         self._wake_write.setblocking(False)
         self._thread = threading.Thread(target=self._move, name="samestep-wire", daemon=True)
         self._thread.start()
+
+    def memory(self, count: int, like: Tensor) -> Tensor:
+        return like.new_zeros(count)
+
+    def borrow(self, tag: Tag, sends: Messages, receives: Messages) -> Given:
+        return Given(self.exchange(tag, sends, receives), receives)
 
     def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> SocketWork:
         work = SocketWork(sum(map(len, sends.values())) + sum(map(len, receives.values())))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed import FileStore, PrefixStore, ProcessGroupGloo, Work
 
 from samestep.errors import PeerLost
-from samestep.wire.collective import Messages, Tag
+from samestep.wire.collective import Given, Messages, Tag
 
 TIMEOUT = timedelta(minutes=30)  # death is learnt from the engine, never from here
 
@@ -42,6 +42,12 @@ class TorchBackend:
         prefixed = PrefixStore(f"generation-{generation}", self._store)
         self._group = ProcessGroupGloo(prefixed, rank, size, TIMEOUT)
         self._cancelled = ""
+
+    def memory(self, count: int, like: Tensor) -> Tensor:
+        return like.new_zeros(count)
+
+    def borrow(self, tag: Tag, sends: Messages, receives: Messages) -> Given:
+        return Given(self.exchange(tag, sends, receives), receives)
 
     def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> TorchWork:
         self._check()

@@ -44,22 +44,22 @@ BUGS = [
     Bug(
         "it is always the same part of the weights that is looked at",
         "replica/step.py",
-        "self.layout.part(self.number % self._scrub, self._scrub)",
-        "self.layout.part(0, self._scrub)",
+        "self.state.rest(self.number % self._scrub, self._scrub)",
+        "self.state.rest(0, self._scrub)",
         SEAL + "::test_all_weights_are_looked_at_within_as_many_steps_as_are_set",
     ),
     Bug(
         "the end of a tensor is not in its sum",
         "replica/seal.py",
-        "return words if whole == data.numel() else words + data[whole:].view(torch.uint8).sum(dtype=torch.int64)",
-        "return words",
+        "return whole if words.tail is None else whole + words.tail.sum(dtype=torch.int64)",
+        "return whole",
         SUM,
     ),
     Bug(
         "sums are taken in floating point",
         "replica/seal.py",
-        "words = data[:whole].view(torch.int64).sum()",
-        "words = data[:whole].view(torch.int64).double().sum().to(torch.int64)",
+        "whole = words.whole.sum()",
+        "whole = words.whole.double().sum().to(torch.int64)",
         SEAL,
     ),
     Bug(
