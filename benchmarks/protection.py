@@ -156,7 +156,7 @@ class Run:
         if others:
             step.commit()
         else:
-            step._apply()
+            step.apply()
         return sums
 
 

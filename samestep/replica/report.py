@@ -9,7 +9,8 @@ from samestep.model.schedule import learning_rate
 from samestep.recipe.schema import Recover
 from samestep.recover import digest
 from samestep.replica import kernels
-from samestep.replica.step import Step, Sums
+from samestep.replica.agreement import Sums
+from samestep.replica.step import Step
 from samestep.sync.flat import trainable
 
 if TYPE_CHECKING:

@@ -95,9 +95,12 @@ class State:
             copies = [kept.clone() for kept in self.moments[region]]
             self._update(region, out, cut(gradient, region), copies, rate, present)
 
-    def commit(self, gathered: Tensor, rate: float, present: Sequence[bool]) -> None:
-        """Update what is held in place (`gathered` has its gradient there) and take the rest from `gathered`."""
-        for bucket, regions in enumerate(self._share.held):
+    def commit(self, gathered: Tensor, rate: float, present: Sequence[bool], buckets: Sequence[int]) -> None:
+        """In these buckets update what is held in place (`gathered` has its gradient there) and take the rest from
+        `gathered`.
+        """
+        for bucket in buckets:
+            regions = self._share.held[bucket]
             for region in regions.values():
                 weights, gradient = cut(self.weights, region), cut(gathered, region)
                 self._update(region, weights, gradient, self.moments[region], rate, present)

@@ -17,10 +17,13 @@ from samestep.sync.slices import Layout
 
 
 class Turn(NamedTuple):
-    """One lane's place in the additions: the buffer it starts in and how many additions follow it."""
+    """One lane's place in the additions: the buffer it starts in, how many additions follow it, and the partial sum
+    that it is a part of.
+    """
 
     buffer: int
     merges: int
+    part: int
 
 
 def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
@@ -29,7 +32,7 @@ def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
     for base, counts in enumerate(merges):
         depth = 0
         for count in counts:
-            result.append(Turn(base + depth, count))
+            result.append(Turn(base + depth, count, base))
             depth += 1 - count
     return result
 
@@ -37,7 +40,8 @@ def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
 class Accumulator:
     """The gradient buffers of one replica. `ready(bucket)` is called in backward, on the thread that runs it.
 
-    memory(count, like): zeros, from the transport that is to send them.
+    memory(count, like): zeros, from the transport that is to send them. present: bool[parts, parameters], whether any
+    lane of a partial sum had a gradient.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Accumulator:
         self.buffers = [memory(layout.total, parameters[0]) for _ in range(max(stored) + 1)]
         self._views = [views(b, layout, parameters) for b in self.buffers]
         self._hooks = [p.register_post_accumulate_grad_hook(self._hook(i)) for i, p in enumerate(parameters)]  # type: ignore[no-untyped-call]
-        self.present = torch.zeros(len(parameters), dtype=torch.bool)
+        self.present = torch.zeros(1 + max(t.part for t in turns), len(parameters), dtype=torch.bool)
         self.begin()
 
     def begin(self) -> None:
@@ -100,7 +104,7 @@ class Accumulator:
 
     @torch.no_grad()
     def _take(self, index: int, gradient: Tensor) -> None:
-        self.present[index] = True
+        self.present[self._turns[self._lane].part, index] = True
         if self._micro == self._micros - 1:
             self._close(index, gradient)
         elif index in self._started:
@@ -112,7 +116,7 @@ class Accumulator:
     @torch.no_grad()
     def _close(self, index: int, gradient: Tensor | None) -> None:
         """The last micro-batch of a lane: add what stands above in the stack. No gradient counts as zero."""
-        buffer, merges = self._turns[self._lane]
+        buffer, merges, _ = self._turns[self._lane]
         if index in self._started:
             value = self._views[buffer][index]
             if gradient is not None:

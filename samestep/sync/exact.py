@@ -85,12 +85,12 @@ class Exact:
         loan = self._wire.borrow(Tag(step, Operation.REDUCE, bucket), sends, self._places(bucket, region.size))
         self._under_way.append(_UnderWay(loan, sums, sums[mine[0]]))
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
         """The scratch is free by now and takes one's own new weights; the others' arrive in the first buffer."""
         if not self._peers:
             return
         works: deque[Work] = deque()
-        for bucket in range(self._layout.buckets):
+        for bucket in buckets:
             if len(works) == WINDOW:
                 works.popleft().wait()
             start, region = self._slot * (bucket % WINDOW), self.share.owned[bucket]

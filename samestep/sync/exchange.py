@@ -23,5 +23,7 @@ class Exchange(Protocol):
     def finish(self) -> None:
         """Complete all reductions: the owned regions of the first buffer hold the step's gradient."""
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
-        """Bring into the first buffer the gradient of the regions held, and of all others the new weights."""
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
+        """Bring into the first buffer, for these buckets, the gradient of the regions held and of all others the new
+        weights.
+        """

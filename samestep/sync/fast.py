@@ -35,5 +35,5 @@ class Fast:
             work.wait()
         self._under_way.clear()
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor]) -> None:
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
         """Nothing: all regions are owned by all."""

@@ -5,7 +5,7 @@ from bug import Bug
 DISAGREE = "contracts/test_wire.py::test_replicas_that_disagree_get_an_error_and_no_garbage"
 COPIES = "contracts/test_strategies.py::test_copies_of_the_moments_change_no_bit"
 SOCKETS = "wire/sockets.py"
-GATHER = "        self._exchange.gather(self.number, write, self._gradients.buffers)\n"
+GATHER = "        self._exchange.gather(self.number, write, buffers, buckets)\n"
 
 BUGS = [
     Bug(
@@ -66,43 +66,43 @@ BUGS = [
     ),
     Bug(
         "a step is committed without a barrier",
-        "replica/step.py",
-        "        everybody_ready(self._wire, Tag(self.number, Operation.READY))\n",
+        "replica/agreement.py",
+        "        everybody_ready(self.wire, Tag(self.number, Operation.READY))\n",
         "",
         "replica/test_step.py",
     ),
     Bug(
         "a step is committed before the barrier",
-        "replica/step.py",
-        "        everybody_ready(self._wire, Tag(self.number, Operation.READY))\n        self._apply()\n",
-        "        self._apply()\n        everybody_ready(self._wire, Tag(self.number - 1, Operation.READY))\n",
+        "replica/agreement.py",
+        "        everybody_ready(self.wire, Tag(self.number, Operation.READY))\n        self.apply()\n",
+        "        self.apply()\n        everybody_ready(self.wire, Tag(self.number - 1, Operation.READY))\n",
         "replica/test_step.py",
     ),
     Bug(
         "a replica is ready before it has everything",
-        "replica/step.py",
+        "replica/agreement.py",
         GATHER + "        self.check()\n        self.ready = True\n",
         "        self.ready = True\n" + GATHER + "        self.check()\n",
         "replica/test_step.py",
     ),
     Bug(
         "a survivor commits one step too many",
-        "replica/step.py",
+        "replica/agreement.py",
         "        if number > self.number:\n",
         "        if number >= self.number:\n",
         "replica/test_step.py",
     ),
     Bug(
         "a survivor does not make the step that others have made",
-        "replica/step.py",
+        "replica/agreement.py",
         "        if number > self.number:\n",
         "        if number > self.number + 1:\n",
         "replica/test_step.py",
     ),
     Bug(
         "a replica stops by what it alone has been told",
-        "replica/step.py",
-        "Wish(int(strongest))",
+        "replica/agreement.py",
+        "Wish(int(wished.max()))",
         "wish",
         "replica/test_step.py",
     ),

@@ -76,11 +76,11 @@ BUGS = [
         "sync/exact.py",
         "        total = tree.fold(\n"
         "            Node(0, self._lanes),\n"
-        "            partial_sums,\n"
+        "            sums,\n"
         "            lambda left, right: right.add_(left) if right is target else left.add_(right),\n"
         "        )\n",
         "        total = target\n"
-        "        for part in partial_sums.values():\n"
+        "        for part in sums.values():\n"
         "            if part is not target:\n"
         "                total.add_(part)\n",
         ORACLE + "test_one_step_has_the_bits_of_the_oracle_at_any_number_of_replicas[7]",
@@ -95,15 +95,15 @@ BUGS = [
     Bug(
         "each replica clips by the norm of what it owns",
         "replica/step.py",
-        "math.sqrt(math.fsum(norms))",
+        "norm_of(numbers.norms)",
         "float(self.state.norms(self._gradients.buffers[0]).sum().sqrt())",
         STRATEGIES + "test_all_replicas_hold_the_same_model_and_curve",
     ),
     Bug(
         "a replica updates only what it has seen a gradient of",
         "replica/step.py",
-        "self._present = [bool(p) for p in present]",
-        "self._present = [bool(p) for p in self._gradients.present]",
+        "self._present, self.sums = numbers.present,",
+        "self._present, self.sums = self._gradients.present.any(0).tolist(),",
         SEVERAL,
     ),
     Bug(
@@ -129,7 +129,7 @@ BUGS = [
     ),
     Bug(
         "a NaN is blamed on the lane after it",
-        "replica/step.py",
+        "replica/agreement.py",
         "for lane, loss in enumerate(losses) if",
         "for lane, loss in enumerate(losses, 1) if",
         STRATEGIES + "test_a_loss_that_is_not_finite_is_not_applied_and_names_its_lane",

@@ -14,14 +14,14 @@ HEALED = "same/test_flipped_bits_are_healed.py::"
 BUGS = [
     Bug(
         "what rests is not looked at before the commit",
-        "replica/step.py",
+        "replica/agreement.py",
         "        self.check()\n        self.ready = True\n",
         "        self.ready = True\n",
         HELD,
     ),
     Bug(
         "a seal is not renewed by a commit",
-        "replica/step.py",
+        "replica/agreement.py",
         "        self.ready = False\n        self.seal()\n",
         "        self.ready = False\n",
         SEAL,
@@ -43,7 +43,7 @@ BUGS = [
     ),
     Bug(
         "it is always the same part of the weights that is looked at",
-        "replica/step.py",
+        "replica/agreement.py",
         "self.state.rest(self.number % self._scrub, self._scrub)",
         "self.state.rest(0, self._scrub)",
         SEAL + "::test_all_weights_are_looked_at_within_as_many_steps_as_are_set",
@@ -71,21 +71,21 @@ BUGS = [
     ),
     Bug(
         "a flipped bit is told as a loss that is not finite",
-        "replica/step.py",
-        "            self.check()\n            everybody_ready(self._wire, Tag(self.number, Operation.INTACT))\n",
+        "replica/agreement.py",
+        "        self.check()\n        everybody_ready(self.wire, Tag(self.number, Operation.INTACT))\n",
         "",
         SEAL + "::test_a_bit_that_makes_the_loss_infinite_is_no_fault_of_the_samples",
     ),
     Bug(
         "others do not wait for the one in which a bit has flipped",
-        "replica/step.py",
-        "            everybody_ready(self._wire, Tag(self.number, Operation.INTACT))\n",
+        "replica/agreement.py",
+        "        everybody_ready(self.wire, Tag(self.number, Operation.INTACT))\n",
         "",
         SEAL + "::test_a_bit_that_makes_the_loss_infinite_is_no_fault_of_the_samples",
     ),
     Bug(
         "copies are not compared",
-        "replica/step.py",
+        "replica/agreement.py",
         "        self._vote(claims)\n",
         "",
         SEAL + "::test_of_three_copies_the_one_that_differs_ends",
@@ -145,7 +145,7 @@ BUGS = [
     Bug(
         "a gradient that was computed twice is not compared",
         "replica/step.py",
-        "        self._witness.check(self.number, computed)\n",
+        "        self._witness.check(self.number, numbers.computed)\n",
         "",
         WITNESS + "test_one_that_computes_wrongly_is_named_with_the_one_that_it_was_compared_to",
     ),

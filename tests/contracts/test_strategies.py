@@ -8,7 +8,8 @@ from torch import nn
 
 from samestep.errors import RecipeError, SamestepError
 from samestep.model.optim import AdamW
-from samestep.replica.step import STRATEGIES, Step
+from samestep.replica.agreement import STRATEGIES
+from samestep.replica.step import Step
 from samestep.wire import loopback
 
 

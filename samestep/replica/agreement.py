@@ -1,0 +1,207 @@
+"""How the replicas of a generation make one step of their partial sums: added up, agreed on, proposed, committed.
+
+Where the sums come from is another matter: the gradients of lanes (step.py), or what islands have learnt (islands.py).
+Until `commit` weights and moments are those of the step before: abandoning a step is forgetting it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samestep.errors import Corrupted, NotFinite
+from samestep.model import optim
+from samestep.replica.board import Wish
+from samestep.replica.seal import Frozen, Rest
+from samestep.replica.state import Moments, State
+from samestep.sync import vote
+from samestep.sync.exact import Exact
+from samestep.sync.exchange import Exchange
+from samestep.sync.fast import Fast
+from samestep.sync.flat import trainable
+from samestep.sync.scalars import told
+from samestep.sync.share import Share
+from samestep.sync.slices import Layout, layout
+from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
+
+STRATEGIES: dict[str, Callable[[Any, Layout, int, int, torch.device], Exchange]] = {"exact": Exact, "fast": Fast}
+
+
+class Sums(NamedTuple):
+    """What a step adds up over its lanes: the same at any number of replicas."""
+
+    loss: float
+    gradient_norm: float
+    wish: Wish = Wish.NONE
+
+
+class Numbers(NamedTuple):
+    """What replicas tell each other beside the sums. losses: one of each replica's is not zero, at each place.
+
+    norms: the sum of squares of each slice. present: whether any replica had a gradient, by parameter.
+    """
+
+    losses: Tensor
+    norms: list[float]
+    present: list[bool]
+    wish: Wish
+    computed: list[list[int]]
+
+
+class Agreement:
+    """One replica's part. The module's trainable parameters move into one flat float32 buffer, `state.weights`.
+
+    units: of which each replica has a span, lanes or islands; the leaves of the tree.
+    copies: replicas that keep the moments of each slice; with more than one, a replica can be lost.
+    scrub: steps within which all weights are looked at for flipped bits; what is held is at each step. 0: never. Then
+    nothing but this may write to the module's tensors.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        rule: optim.Rule,
+        *,
+        units: int,
+        strategy: str,
+        copies: int,
+        scrub: int,
+        bucket: int | None = None,
+    ) -> None:
+        self.named = trainable(module)
+        self.parameters = list(self.named.values())
+        self.shapes = {name: list(parameter.shape) for name, parameter in self.named.items()}
+        self.layout = layout([p.numel() for p in self.parameters], units, bucket=bucket)
+        self.state = State(self.parameters, self.layout, rule)
+        self.copies, self.number = copies, 0  # number: of steps committed
+        self.units, self._strategy = units, strategy
+        self._scrub, self._frozen = scrub, Frozen(module, scrub) if scrub else None
+
+    def begin(self, wire: Collective, moments: Moments | None) -> Share:
+        """Take part in a generation, with the moments of this replica's share in it; default: those of a first step."""
+        self.wire = wire
+        device = self.parameters[0].device
+        self._exchange = STRATEGIES[self._strategy](wire, self.layout, self.units, self.copies, device)
+        self.state.adopt(self._exchange.share, moments)
+        self.ready = False  # whether all that the commit of the open step needs is here
+        return self._exchange.share
+
+    def free(self) -> None:
+        """Give the buffers of a generation back before those of the next are made."""
+        del self._exchange
+
+    def start(self, bucket: int, buffers: Sequence[Tensor]) -> None:
+        """A bucket of this replica's partial sums is complete."""
+        self._exchange.start(self.number, bucket, buffers)
+
+    def add_up(
+        self, buffers: Sequence[Tensor], losses: Tensor, present: Tensor, wish: Wish, computed: Tensor
+    ) -> Numbers:
+        """Complete all buckets that were started, and compare what several replicas keep.
+
+        losses: float64 [n], zero where another replica has the loss. present: bool [parameters]. computed: int64.
+        """
+        self._exchange.finish()
+        scalars = [losses, self.state.norms(buffers[0]), present.double(), torch.tensor([float(wish)])]
+        (claims, others), (lost, norms, there, wished) = told(
+            self.wire, self.number, [self._claims(), computed], [each.double() for each in scalars]
+        )
+        self._vote(claims)
+        # Of each loss and slice one replica has the number (all, in `fast`); the others hold zeros there.
+        present_anywhere = [bool(each) for each in there.amax(0)]
+        return Numbers(lost.sum(0), norms.amax(0).tolist(), present_anywhere, Wish(int(wished.max())), others)
+
+    def refuse(self, error: NotFinite) -> None:
+        """Raise it, unless what rests here has changed on one of the replicas: then that is the cause."""
+        self.check()
+        everybody_ready(self.wire, Tag(self.number, Operation.INTACT))
+        raise error
+
+    def offer(self, rate: float, buffers: Sequence[Tensor], present: Sequence[bool], buckets: Sequence[int]) -> None:
+        """Compute the new weights in these buckets and bring everybody's together, without changing any."""
+        self._open = rate, buffers[0], present, buckets
+
+        def write(bucket: int, out: Tensor) -> None:
+            self.state.propose(bucket, out, buffers[0], rate, present)
+
+        self._exchange.gather(self.number, write, buffers, buckets)
+        self.check()
+        self.ready = True
+
+    def commit(self) -> None:
+        """Make the proposed weights the weights, once every replica has them all: then no death can part them."""
+        everybody_ready(self.wire, Tag(self.number, Operation.READY))
+        self.apply()
+
+    def settle(self, number: int) -> None:
+        """After a peer was lost: commit the open step alone where others have, so that `number` steps are committed."""
+        if number > self.number:
+            self.apply()
+
+    def apply(self) -> None:
+        rate, gathered, present, buckets = self._open
+        self.state.commit(gathered, rate, present, buckets)
+        self.number += 1
+        self.ready = False
+        self.seal()
+
+    def seal(self) -> None:
+        """Note what rests until the next commit. To be called where weights or moments have been set otherwise."""
+        if self._scrub:
+            self.state.rest(self.number % self._scrub, self._scrub)
+
+    def check(self) -> None:
+        """Corrupted where what rests here has changed."""
+        broken = self.state.seal.broken() if self.state.seal else []
+        broken += self._frozen.broken(self.number) if self._frozen else []
+        if broken:
+            raise _corrupted(self.number, self._what(broken[0]))
+
+    def _what(self, rest: Rest) -> str:
+        if rest.region is None:
+            return rest.kind
+        start, stop = rest.region
+        names = [n for n, r in zip(self.named, self.layout.regions, strict=True) if r.start < stop and start < r.stop]
+        return f"{rest.kind} of {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")
+
+    def _claims(self) -> Tensor:
+        size = self.wire.size
+        return self.state.seal.claims(size) if self.state.seal else torch.zeros(size, dtype=torch.int64)
+
+    def _vote(self, claims: Sequence[Sequence[int]]) -> None:
+        """Corrupted where what this replica keeps is not what the others keep of the same."""
+        for dispute in vote.disputes(claims, self.copies):
+            if self.wire.rank in dispute.odd:
+                raise _differs(self.number, dispute)
+
+
+def norm_of(squares: Sequence[float]) -> float:
+    return math.sqrt(math.fsum(squares))
+
+
+def not_finite(step: int, losses: Sequence[float], norm: float) -> NotFinite:
+    """step: from 0. losses: by lane."""
+    lane = next((lane for lane, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    what = f"the gradient norm is {norm}" if lane is None else f"the loss of lane {lane} is {losses[lane]}"
+    error = NotFinite(
+        f"step {step + 1}: {what}; nothing was applied; lower optimizer.learning_rate or look at that step's samples"
+    )
+    error.what, error.lane = what, lane
+    return error
+
+
+def _corrupted(step: int, what: str) -> Corrupted:
+    return Corrupted(
+        f"{what} changed while it rested after step {step}: a bit has flipped; nothing of it was applied; look at the "
+        f"memory of this host if it happens again"
+    )
+
+
+def _differs(step: int, dispute: vote.Dispute) -> Corrupted:
+    whose = "of most others" if dispute.outvoted else "of the other, and nobody can tell which is right"
+    return Corrupted(
+        f"the state of the slices of rank {dispute.owner} after step {step} is not that {whose}; nothing more was "
+        f"applied; look at the memory and the processor of this host if it happens again"
+    )
