@@ -108,6 +108,31 @@ class SGD:
         )
 
 
+@dataclass(frozen=True)
+class Nesterov:
+    """Nesterov's momentum as in DiLoCo's outer step (arXiv 2311.08105, section 2); no weight decay.
+
+    Each operation rounds once, so pieces may be cut anywhere.
+    """
+
+    momentum: float = 0.9
+    moments: int = field(default=1, init=False)
+
+    def update(
+        self,
+        weights: Pieces,
+        gradients: Pieces,
+        kept: Sequence[Pieces],
+        counts: Sequence[int],
+        rate: float,
+        decay: bool,
+    ) -> None:
+        del counts, decay
+        for weight, gradient, moment in zip(weights, gradients, kept[0], strict=True):
+            moment.mul_(self.momentum).add_(gradient)
+            weight.sub_(moment.mul(self.momentum).add_(gradient).mul_(rate))
+
+
 def rule(optimizer: Optimizer) -> Rule:
     """The rule that a recipe names."""
     menu: dict[str, Rule] = {

@@ -175,8 +175,33 @@ class Optimizer(Section):
     momentum: Fraction = 0.9  # sgd
 
 
+class Diloco(Section):
+    """Islands that train by themselves and meet now and then (arXiv 2311.08105; fragments, overlap: 2501.18512)."""
+
+    islands: Count = 4  # fixed sets of lanes; the most replicas, each of which carries whole islands
+    every: Count = 20  # steps between two meetings about the same weights
+    fragments: Count = 1  # parts of the weights that meet in turn
+    overlap: Annotated[int, Field(ge=0)] = 0  # steps that training goes on while what meets is on its way
+    mix: Fraction = 0.0  # share of its own weights that an island keeps at a meeting
+    rate: Annotated[float, Field(gt=0)] = 0.7  # learning rate of the outer step
+    momentum: Fraction = 0.9  # of the outer step
+
+    @model_validator(mode="after")
+    def _legs(self) -> "Diloco":
+        if self.every % self.fragments:
+            says = f"every is {self.every}, which does not split into {self.fragments} fragments; change one"
+            raise conflict(says, "every", "fragments")
+        if self.overlap >= self.every // self.fragments:
+            says = (
+                f"overlap is {self.overlap}, but a fragment meets every {self.every // self.fragments} steps; lower it"
+            )
+            raise conflict(says, "overlap")
+        return self
+
+
 class Sync(Section):
-    strategy: Literal["exact", "fast"] = "exact"
+    strategy: Literal["exact", "fast", "diloco"] = "exact"
+    diloco: Diloco = Diloco()  # of the strategy diloco
     # Replicas that hold each moment: sharded 1, mirrored 2, replicated all; auto: as memory allows. No number changes.
     state: Literal["auto", "sharded", "mirrored", "replicated"] = "auto"
 
@@ -253,12 +278,13 @@ class Recipe(Section):
             given = f"{' and '.join(lengths)} are set; keep one" if lengths else "none is set; add steps: 300, say"
             raise conflict(f"the run needs exactly one of steps, tokens and epochs, but {given}", *lengths)
         self._check_objective()
-        if self.recover.recompute_every and self.sync.strategy == "fast":
+        if self.recover.recompute_every and self.sync.strategy != "exact":
             raise conflict(
-                "recompute_every compares bits, which sync.strategy fast lets kernels change; use exact",
+                "recompute_every compares the gradients of lanes bit for bit, as only sync.strategy exact can; use it",
                 "recover.recompute_every",
                 "sync.strategy",
             )
+        self._check_islands()
         if self.run.replicas > self.lanes:
             raise conflict(
                 f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "
@@ -267,6 +293,21 @@ class Recipe(Section):
                 "run.replicas",
             )
         return self
+
+    def _check_islands(self) -> None:
+        islands = self.sync.diloco.islands
+        if self.sync.strategy != "diloco":
+            return
+        if self.lanes % islands:
+            says = f"lanes is {self.lanes}, which does not split into {islands} islands of one size; change one"
+            raise conflict(says, "sync.diloco.islands", "lanes")
+        if self.run.replicas > islands:
+            raise conflict(
+                f"run.replicas is {self.run.replicas} but there are {islands} islands, which are carried whole; lower "
+                f"replicas or raise sync.diloco.islands (islands change the model)",
+                "sync.diloco.islands",
+                "run.replicas",
+            )
 
     def _check_objective(self) -> None:
         """What goes together only under some objectives."""
@@ -278,6 +319,11 @@ class Recipe(Section):
             raise conflict("reference base is the model without its adapters; set model.lora", "objective.reference")
         if self.model.lora is not None and self.model.path is None and self.model.name is None:
             raise conflict("adapters need trained weights; set model.path or model.name", "model.lora")
+
+    @property
+    def most_replicas(self) -> int:
+        """That can share the run."""
+        return self.sync.diloco.islands if self.sync.strategy == "diloco" else self.lanes
 
     @property
     def rows_per_step(self) -> int:

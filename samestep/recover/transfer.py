@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from samestep.sync.share import held, holders
 from samestep.sync.slices import Layout, Region
+from samestep.sync.tree import spans
 
 
 class Move(NamedTuple):
@@ -42,6 +43,23 @@ def weights(before: Sequence[int | None], size: int, bucket: int) -> list[tuple[
     sources = sorted(rank for rank in before if rank is not None)
     joined = [rank for rank in range(size) if rank not in sources]
     return [(sources[(bucket + target) % len(sources)], target) for target in joined]
+
+
+def units(count: int, before: Sequence[int | None], size: int) -> list[tuple[int, int, int]]:
+    """(unit, source, target) of what belongs to each unit alone. ValueError where its replica is gone."""
+    old, new = _carriers(count, len(before)), _carriers(count, size)
+    moves = []
+    for unit in range(count):
+        source = before[old[unit]]
+        if source is None:
+            raise ValueError(f"nobody holds what unit {unit} had: old rank {old[unit]} is gone")
+        moves.append((unit, source, new[unit]))
+    return moves
+
+
+def _carriers(count: int, size: int) -> list[int]:
+    """The rank that has each unit."""
+    return [rank for rank, span in enumerate(spans(count, size)) for _ in span]
 
 
 def _alive(before: Sequence[int | None], owner: int, copies: int) -> list[int]:

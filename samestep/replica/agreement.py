@@ -15,7 +15,7 @@ from samestep.errors import Corrupted, NotFinite
 from samestep.model import optim
 from samestep.replica.board import Wish
 from samestep.replica.seal import Frozen, Rest
-from samestep.replica.state import Moments, State
+from samestep.replica.state import Kept, State
 from samestep.sync import vote
 from samestep.sync.exact import Exact
 from samestep.sync.exchange import Exchange
@@ -55,9 +55,12 @@ class Agreement:
 
     units: of which each replica has a span, lanes or islands; the leaves of the tree.
     copies: replicas that keep the moments of each slice; with more than one, a replica can be lost.
-    scrub: steps within which all weights are looked at for flipped bits; what is held is at each step. 0: never. Then
+    scrub: commits within which all weights are looked at for flipped bits; what is held is at each. 0: never. Then
     nothing but this may write to the module's tensors.
+    commits: how often all replicas have moved on together. number: of the steps of the run that have been made.
     """
+
+    number: int
 
     def __init__(
         self,
@@ -75,16 +78,16 @@ class Agreement:
         self.shapes = {name: list(parameter.shape) for name, parameter in self.named.items()}
         self.layout = layout([p.numel() for p in self.parameters], units, bucket=bucket)
         self.state = State(self.parameters, self.layout, rule)
-        self.copies, self.number = copies, 0  # number: of steps committed
+        self.copies, self.commits = copies, 0
         self.units, self._strategy = units, strategy
         self._scrub, self._frozen = scrub, Frozen(module, scrub) if scrub else None
 
-    def begin(self, wire: Collective, moments: Moments | None) -> Share:
-        """Take part in a generation, with the moments of this replica's share in it; default: those of a first step."""
+    def begin(self, wire: Collective, kept: Kept | None) -> Share:
+        """Take part in a generation, with what is kept of this replica's share in it; None: it is the first step."""
         self.wire = wire
         device = self.parameters[0].device
         self._exchange = STRATEGIES[self._strategy](wire, self.layout, self.units, self.copies, device)
-        self.state.adopt(self._exchange.share, moments)
+        self.state.adopt(self._exchange.share, kept)
         self.ready = False  # whether all that the commit of the open step needs is here
         return self._exchange.share
 
@@ -94,7 +97,7 @@ class Agreement:
 
     def start(self, bucket: int, buffers: Sequence[Tensor]) -> None:
         """A bucket of this replica's partial sums is complete."""
-        self._exchange.start(self.number, bucket, buffers)
+        self._exchange.start(self.commits, bucket, buffers)
 
     def add_up(
         self, buffers: Sequence[Tensor], losses: Tensor, present: Tensor, wish: Wish, computed: Tensor
@@ -106,7 +109,7 @@ class Agreement:
         self._exchange.finish()
         scalars = [losses, self.state.norms(buffers[0]), present.double(), torch.tensor([float(wish)])]
         (claims, others), (lost, norms, there, wished) = told(
-            self.wire, self.number, [self._claims(), computed], [each.double() for each in scalars]
+            self.wire, self.commits, [self._claims(), computed], [each.double() for each in scalars]
         )
         self._vote(claims)
         # Of each loss and slice one replica has the number (all, in `fast`); the others hold zeros there.
@@ -116,7 +119,7 @@ class Agreement:
     def refuse(self, error: NotFinite) -> None:
         """Raise it, unless what rests here has changed on one of the replicas: then that is the cause."""
         self.check()
-        everybody_ready(self.wire, Tag(self.number, Operation.INTACT))
+        everybody_ready(self.wire, Tag(self.commits, Operation.INTACT))
         raise error
 
     def offer(self, rate: float, buffers: Sequence[Tensor], present: Sequence[bool], buckets: Sequence[int]) -> None:
@@ -126,36 +129,36 @@ class Agreement:
         def write(bucket: int, out: Tensor) -> None:
             self.state.propose(bucket, out, buffers[0], rate, present)
 
-        self._exchange.gather(self.number, write, buffers, buckets)
+        self._exchange.gather(self.commits, write, buffers, buckets)
         self.check()
         self.ready = True
 
     def commit(self) -> None:
         """Make the proposed weights the weights, once every replica has them all: then no death can part them."""
-        everybody_ready(self.wire, Tag(self.number, Operation.READY))
+        everybody_ready(self.wire, Tag(self.commits, Operation.READY))
         self.apply()
 
-    def settle(self, number: int) -> None:
-        """After a peer was lost: commit the open step alone where others have, so that `number` steps are committed."""
-        if number > self.number:
+    def settle(self, commits: int) -> None:
+        """After a peer was lost: commit what is open alone where others have, so that there are `commits`."""
+        if commits > self.commits:
             self.apply()
 
     def apply(self) -> None:
         rate, gathered, present, buckets = self._open
         self.state.commit(gathered, rate, present, buckets)
-        self.number += 1
+        self.commits += 1
         self.ready = False
         self.seal()
 
     def seal(self) -> None:
         """Note what rests until the next commit. To be called where weights or moments have been set otherwise."""
         if self._scrub:
-            self.state.rest(self.number % self._scrub, self._scrub)
+            self.state.rest(self.commits % self._scrub, self._scrub)
 
     def check(self) -> None:
         """Corrupted where what rests here has changed."""
         broken = self.state.seal.broken() if self.state.seal else []
-        broken += self._frozen.broken(self.number) if self._frozen else []
+        broken += self._frozen.broken(self.commits) if self._frozen else []
         if broken:
             raise _corrupted(self.number, self._what(broken[0]))
 

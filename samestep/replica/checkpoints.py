@@ -13,10 +13,12 @@ from samestep.recover import checkpoint, shards
 from samestep.recover.disk import Disk
 from samestep.recover.shards import Part
 from samestep.replica.board import Phase
+from samestep.replica.islands import Islands
 from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.step import Step
 from samestep.replica.watch import Watch
+from samestep.sync.legs import passed
 from samestep.wire.collective import Collective
 
 TRIES = 3
@@ -25,7 +27,7 @@ TRIES = 3
 class Checkpoints:
     """At most one shard is under way: a disk that needs longer than the steps between two checkpoints holds them up."""
 
-    def __init__(self, job: Job, step: Step, watch: Watch, control: Control, disk: Disk) -> None:
+    def __init__(self, job: Job, step: Step | Islands, watch: Watch, control: Control, disk: Disk) -> None:
         self._job, self._step, self._watch, self._control, self._disk = job, step, watch, control, disk
         self._folder = job.run / checkpoint.FOLDER
         self._thread: threading.Thread | None = None
@@ -48,18 +50,19 @@ class Checkpoints:
         self._watch.restore(manifest.state["watch"])
 
     def after(self, digest: str | None, stop: bool) -> None:
-        """To be called after each step, which has the model `digest` where one was taken; saves where it is due, and
+        """To be called after each commit, which has the model `digest` where one was taken; saves where it is due, and
         before the run is stopped.
         """
-        every, number = self._job.recipe.recover.checkpoint_every, self._step.number
-        if stop or (every and number % every == 0 and number != self.begun):
+        since, number = self._step.since, self._step.number
+        due = number > 0 and passed(self._job.recipe.recover.checkpoint_every, since, number)
+        if stop or (due and number != self.begun):
             self.save(digest)
 
     def save(self, digest: str | None) -> None:
         """Save the state as it is now. digest: of the model, needed on replica 0."""
         self.wait()
         first = self._place["rank"] == 0
-        shared = self._job.recipe.sync.strategy == "exact"  # under fast each replica holds everything
+        shared = self._job.recipe.sync.strategy != "fast"  # under fast each replica holds everything
         parts = self._step.state.snapshot(list(self._step.shapes)) if shared or first else {}
         self._step.check()  # what was copied
         given = (self._step.number, dict(self._place), parts, self._manifest(digest) if first else None)
@@ -76,7 +79,7 @@ class Checkpoints:
     def _manifest(self, digest: str | None) -> dict[str, Any]:
         """What replica 0 knows of the whole checkpoint."""
         state = self._step.state
-        found = {"digest": digest, "shapes": self._step.shapes, "updates": list(state.updates), "kinds": state.kinds()}
+        found = {"digest": digest, "shapes": self._step.shapes, "updates": list(state.updates), "kinds": state.saved()}
         return found | {"state": {"watch": self._watch.state()}}
 
     def _write(

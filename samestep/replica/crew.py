@@ -13,7 +13,7 @@ from samestep.replica.handover import Handover
 from samestep.replica.job import Job, parse
 from samestep.replica.place import Control, Formation, open_wire
 from samestep.replica.run import Run, prepare
-from samestep.replica.state import Moments
+from samestep.replica.state import Kept
 from samestep.sync.exact import share
 from samestep.sync.share import Share
 from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
@@ -29,7 +29,7 @@ class Crew:
         self._generation = 0  # the one that was left last
         self._held = NOTHING  # the generation whose division of the state is followed
         self._ready = False  # for the generation that is being formed
-        self._coming: tuple[Share, Moments] | None = None  # until all have theirs
+        self._coming: tuple[Share, Kept] | None = None  # until all have theirs
         control.send({"event": "joined"})
 
     def join(self) -> Run:
@@ -38,12 +38,12 @@ class Crew:
         self._generation, self._ready = formation.generation, False
         self._settle(formation)
         wire = self._wire = open_wire(self._control.place, formation)
-        if self._run.job.recipe.sync.strategy == "exact":
+        if self._run.job.recipe.sync.strategy != "fast":
             kernels.agree(wire, kernels.describe())
-        moments = self._taken_over(wire, formation) if formation.work is None else self._set_up(wire)
+        kept = self._taken_over(wire, formation) if formation.work is None else self._set_up(wire)
         self._ready = True
         everybody_ready(wire, Tag(self._run.step.number, Operation.BEGIN))
-        self._run.enter(wire, formation.generation, moments)
+        self._run.enter(wire, formation.generation, kept)
         self._held, self._ready, self._coming = formation.generation, False, None
         return self._run
 
@@ -52,8 +52,10 @@ class Crew:
         self.close()
         made, forming = self._run.made, self._held != self._generation
         ready = self._ready if forming else made is not None and made.ready
+        if made is not None and made.open:
+            self._held = NOTHING  # islands that are on their own way: nobody can say where
         known = made is not None and (ready or self._held != NOTHING)
-        said = {"generation": self._generation, "held": self._held, "step": self._run.step.number if known else NOTHING}
+        said = {"generation": self._generation, "held": self._held, "step": made.commits if made and known else NOTHING}
         self._control.send({"event": "waiting"} | said | {"ready": ready})
 
     def close(self) -> None:
@@ -78,27 +80,27 @@ class Crew:
             self._run.step.settle(formation.step)
         self._coming = None
 
-    def _set_up(self, wire: Collective) -> Moments:
+    def _set_up(self, wire: Collective) -> Kept:
         run = self._run
         reference.attach(run.job, run.task, wire, run.readers)  # a checkpoint brings a model that has been trained
         run.begin(wire)
-        return run.step.state.moments
+        return run.step.state.kept
 
-    def _taken_over(self, wire: Collective, formation: Formation) -> Moments:
+    def _taken_over(self, wire: Collective, formation: Formation) -> Kept:
         if self._run.made is None:
             reference.attach_kept(self._run.job, self._run.task, self._run.readers)
             self._run.make(wire)
         step = self._run.step
         step.check()  # before it is handed on
-        self._run.watch.rewind(formation.step)
+        self._run.watch.rewind(step.number)
         places = {replica: rank for rank, replica in enumerate(formation.members)}
         before = [places.get(replica) for replica in formation.before]
         handover = Handover(wire, step.layout, step.state, before, step.copies, formation.step)
-        mine = share(step.layout, self._run.job.recipe.lanes, wire.rank, wire.size, step.copies)
-        moments = handover.moments(mine)
+        mine = share(step.layout, step.units, wire.rank, wire.size, step.copies)
+        kept = handover.kept(mine)
         self._take(handover.record(self._known()))
-        self._coming = mine, moments
-        return moments
+        self._coming = mine, kept
+        return kept
 
     def _known(self) -> dict[str, Any]:
         step = self._run.step

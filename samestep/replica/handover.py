@@ -15,7 +15,8 @@ from torch import Tensor
 from samestep.errors import ClusterError
 from samestep.recover import transfer
 from samestep.recover.transfer import Move
-from samestep.replica.state import Moments, State
+from samestep.replica.carried import Units
+from samestep.replica.state import Kept, Moments, State
 from samestep.sync.flat import cut
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, Region
@@ -36,17 +37,32 @@ class Handover:
         self._digests: dict[int, list[int]] = {peer: [] for peer in self._peers()}
         self._wanted: dict[int, list[Tensor]] = {peer: [] for peer in self._peers()}
 
-    def moments(self, share: Share) -> Moments:
-        """What this replica has to hold of `share`. ClusterError where a part arrives changed, PeerLost."""
+    def kept(self, share: Share) -> Kept:
+        """What this replica has to keep of `share`. ClusterError where a part arrives changed, PeerLost."""
         new = self._state.blank(share)
+        self._move_moments(new.moments)
+        if self._state.carried:
+            self._move_units(new.units, self._state.carried.units)
+        self._check()
+        return new
+
+    def _move_units(self, new: Units, units: int) -> None:
+        for unit, source, target in transfer.units(units, self._before, self._wire.size):
+            values = self._state.kept.units.get(unit, [])
+            if source == target == self._wire.rank:
+                new[unit] = values  # they do not change until all have theirs
+            else:
+                sends = {target: values} if source == self._wire.rank else {}
+                receives = {source: new[unit]} if target == self._wire.rank else {}
+                self._exchange(self._layout.buckets + 2 + unit, sends, receives)
+
+    def _move_moments(self, new: Moments) -> None:
         for bucket in range(self._layout.buckets):
             sends, receives = self._of_weights(bucket)
             moves = transfer.moments(self._layout, self._before, self._wire.size, self._copies, bucket)
             for move in moves:
                 self._place(move, new, sends, receives)
             self._exchange(bucket, sends, receives)
-        self._check()
-        return new
 
     def record(self, known: Mapping[str, Any]) -> dict[str, Any]:
         """What the first that was there before knows, told to those that join; others get their own back."""
@@ -87,8 +103,8 @@ class Handover:
     def _exchange(self, bucket: int, sends: Tensors, receives: Tensors) -> None:
         self._wire.exchange(self._tag(bucket), sends, receives).wait()
         for peer in self._peers():
-            self._digests[peer] += map(_digest, sends[peer])
-            self._wanted[peer] += receives[peer]
+            self._digests[peer] += map(_digest, sends.get(peer, []))
+            self._wanted[peer] += receives.get(peer, [])
 
     def _check(self) -> None:
         """Senders tell the digests of what they sent; they must be those of what has arrived."""

@@ -26,11 +26,14 @@ class Job:
         return plain | {"recipe": self.recipe.model_dump(mode="json"), "corpora": corpora}
 
 
-def copies(state: str, lanes: int) -> int:
-    """Replicas that hold the moments of each slice, at most; `lanes` is the most that there can be. state: decided,
-    by the verb for all replicas.
+def copies(recipe: Recipe) -> int:
+    """Replicas that hold each part of the state, at most. `sync.state` has been decided by the verb, for all replicas.
+
+    What islands have is with one replica only, whatever that says.
     """
-    return {"sharded": 1, "mirrored": 2, "replicated": lanes}[state]
+    if recipe.sync.strategy == "diloco":
+        return 1
+    return {"sharded": 1, "mirrored": 2, "replicated": recipe.lanes}[recipe.sync.state]
 
 
 def parse(fields: dict[str, Any]) -> Job:

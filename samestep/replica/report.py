@@ -10,14 +10,16 @@ from samestep.recipe.schema import Recover
 from samestep.recover import digest
 from samestep.replica import kernels
 from samestep.replica.agreement import Sums
+from samestep.replica.islands import Islands
 from samestep.replica.step import Step
 from samestep.sync.flat import trainable
+from samestep.sync.legs import passed
 
 if TYPE_CHECKING:
     from samestep.replica.run import Run
 
 
-def started(step: Step, generation: int) -> Event:
+def started(step: Step | Islands, generation: int) -> Event:
     return {
         "event": "started",
         "pid": os.getpid(),
@@ -28,26 +30,34 @@ def started(step: Step, generation: int) -> Event:
     }
 
 
-def digest_due(step: int, wish: Recover) -> bool:
-    """Whether the model's digest is taken after this step: as the recipe says, at checkpoints and the step after."""
-    regular = wish.digest_every and step % wish.digest_every == 0
-    return bool(regular or (wish.checkpoint_every and step > 1 and step % wish.checkpoint_every in (0, 1)))
+def digest_due(since: int, step: int, wish: Recover) -> bool:
+    """Whether the model's digest is taken after the commit of `step`, before which `since` was committed: as the recipe
+    says, at checkpoints and the commit after.
+    """
+    regular, saved = (passed(every, since, step) for every in (wish.digest_every, wish.checkpoint_every))
+    before = step - since  # steps a commit
+    return regular or saved or (since >= before and passed(wish.checkpoint_every, since - before, since))
 
 
 def tell(run: "Run") -> str | None:
-    """Send the event of the last step, if this process has made one. Returns the model's digest where one was taken."""
-    if run.step.sums is None or not run.step.number:
-        return None
-    event = committed(run, run.step.sums)
-    run.control.send(event)
+    """Send the events of the steps of the last commit, if this process has made one. Returns the model's digest where
+    one was taken.
+    """
+    event: Event = {}
+    count = len(run.step.told)
+    for at, sums in enumerate(run.step.told):
+        event = committed(run, run.step.number - count + 1 + at, sums, run.seconds[at])
+        if at == count - 1:
+            event |= _digests(run)
+        run.control.send(event)
     return event.get("digest")
 
 
-def committed(run: "Run", sums: Sums) -> Event:
-    """The last step, counted from 1. bytes_sent: by this replica, since its start."""
-    job, number = run.job, run.step.number
+def committed(run: "Run", number: int, sums: Sums, seconds: float) -> Event:
+    """A step, counted from 1. bytes_sent: by this replica, since its start."""
+    job = run.job
     plan = run.feed.step(number - 1)
-    event: Event = {
+    return {
         "event": "step",
         "step": number,
         "loss": sums.loss,
@@ -56,12 +66,15 @@ def committed(run: "Run", sums: Sums) -> Event:
         "tokens": plan.targets,
         "epoch": plan.epoch,
         "rows": [plan.places.start, plan.places.stop],
-        "seconds": round(run.seconds, 6),
+        "seconds": round(seconds, 6),
         "bytes_sent": run.bytes_sent,
     }
-    if digest_due(number, job.recipe.recover):
-        parameters = trainable(run.task.module)
-        event["digest"] = digest.of_tensors(parameters)
-        if job.tensors:
-            event["tensors"] = digest.per_tensor(parameters)
-    return event
+
+
+def _digests(run: "Run") -> Event:
+    """Of the model as it is now, where they are due."""
+    if not digest_due(run.step.since, run.step.number, run.job.recipe.recover):
+        return {}
+    parameters = trainable(run.task.module)
+    found: Event = {"digest": digest.of_tensors(parameters)}
+    return found | ({"tensors": digest.per_tensor(parameters)} if run.job.tensors else {})

@@ -6,11 +6,12 @@ from samestep.data.feed import Feed, Fixed, Reader
 from samestep.model.task import Task
 from samestep.recover.disk import Disk
 from samestep.replica.checkpoints import Checkpoints
+from samestep.replica.islands import Islands
 from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.report import started
 from samestep.replica.setup import feed_of, fixed_of, step_of, task_of
-from samestep.replica.state import Moments
+from samestep.replica.state import Kept
 from samestep.replica.step import Step
 from samestep.replica.watch import Watch
 from samestep.wire.collective import Collective
@@ -23,16 +24,16 @@ class Run:
     feed: Feed
     held_out: Fixed
     task: Task
-    made: Step | None = None
+    made: Step | Islands | None = None
     generation: int = 0
-    seconds: float = 0.0  # of the last step
+    seconds: list[float] = field(default_factory=list)  # of the steps since the last commit, and of those it made
     _sent: int = 0  # bytes, in generations before
     wire: Collective = field(init=False)
     watch: Watch = field(init=False)
     checkpoints: Checkpoints = field(init=False)
 
     @property
-    def step(self) -> Step:
+    def step(self) -> Step | Islands:
         assert self.made is not None  # from the first generation on
         return self.made
 
@@ -62,13 +63,13 @@ class Run:
         self.make(wire)
         self.checkpoints.resume()
 
-    def enter(self, wire: Collective, generation: int, moments: Moments) -> None:
-        """Take part in a generation. moments: of the share in it."""
+    def enter(self, wire: Collective, generation: int, kept: Kept) -> None:
+        """Take part in a generation. kept: of the share in it."""
         if self.wire is not wire:
             self._sent += self.wire.bytes_sent
         self.wire, self.generation = wire, generation
-        if moments is not self.step.state.moments:
-            self.step.regroup(wire, moments)
+        if kept is not self.step.state.kept:
+            self.step.regroup(wire, kept)
         self.watch.enter(wire)
         self.checkpoints.enter(wire, generation)
         self.step.seal()

@@ -1,11 +1,14 @@
 """From a job to the objects of the loop. The same on every replica: seeds and folders, no ranks."""
 
+from collections.abc import Callable
+
 from samestep.data.corpus import Corpus, load
 from samestep.data.feed import Feed, Fixed, Source
 from samestep.data.order import mix
 from samestep.data.rows import rows_of
 from samestep.model.optim import rule
 from samestep.model.task import Task, build
+from samestep.replica.islands import Islands
 from samestep.replica.job import Job, copies
 from samestep.replica.step import Step
 from samestep.wire.collective import Collective
@@ -59,7 +62,26 @@ def _sources(job: Job, part: str) -> list[Source]:
     return [Source(tokens, rows_of(tokens, data, kind)) for tokens in parts]
 
 
-def step_of(job: Job, task: Task, wire: Collective) -> Step:
+def step_of(job: Job, task: Task, wire: Collective) -> Step | Islands:
+    return STEPS[job.recipe.sync.strategy](job, task, wire)
+
+
+def _islands(job: Job, task: Task, wire: Collective) -> Islands:
+    recipe = job.recipe
+    return Islands(
+        task.module,
+        wire,
+        rule(recipe.optimizer),
+        recipe.sync.diloco,
+        lanes=recipe.lanes,
+        steps=job.steps,
+        clip=recipe.optimizer.clip,
+        accumulate=recipe.batch.accumulate,
+        scrub=recipe.recover.scrub_every,
+    )
+
+
+def _lanes(job: Job, task: Task, wire: Collective) -> Step:
     recipe = job.recipe
     return Step(
         task.module,
@@ -69,7 +91,14 @@ def step_of(job: Job, task: Task, wire: Collective) -> Step:
         clip=recipe.optimizer.clip,
         accumulate=recipe.batch.accumulate,
         strategy=recipe.sync.strategy,
-        copies=copies(recipe.sync.state, recipe.lanes),
+        copies=copies(recipe),
         scrub=recipe.recover.scrub_every,
         recompute=recipe.recover.recompute_every,
     )
+
+
+STEPS: dict[str, Callable[[Job, Task, Collective], Step | Islands]] = {
+    "exact": _lanes,
+    "fast": _lanes,
+    "diloco": _islands,
+}

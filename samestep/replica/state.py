@@ -14,12 +14,20 @@ from torch import Tensor, nn
 
 from samestep.model import optim
 from samestep.recover.shards import Part
+from samestep.replica.carried import Carried, Units
 from samestep.replica.seal import Rest, Seal
 from samestep.sync.flat import cut, flatten
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, Piece, Region
 
 Moments = dict[Region, list[Tensor]]  # of each region that is held, one tensor a moment
+
+
+class Kept(NamedTuple):
+    """What this replica keeps beside the weights, which all have: moments, and what belongs to its units alone."""
+
+    moments: Moments
+    units: Units
 
 
 class _Group(NamedTuple):
@@ -43,20 +51,26 @@ class State:
     def __init__(self, parameters: Sequence[nn.Parameter], layout: Layout, rule: optim.Rule) -> None:
         self.weights = flatten(parameters, layout)
         self.updates = [0] * len(parameters)  # made to each parameter
-        self.moments: Moments = {}
+        self.kept = Kept({}, {})
+        self.carried: Carried | None = None  # what units have, if anything
         self.seal: Seal | None = None  # on what rests since the last commit
         self._rule, self._layout = rule, layout
         self._decays = [optim.decays(p) for p in parameters]
 
-    def adopt(self, share: Share, moments: Moments | None = None) -> None:
-        """Take up a share, with the moments of what it holds, or with those of a first step, which are zero."""
+    @property
+    def moments(self) -> Moments:
+        return self.kept.moments
+
+    def adopt(self, share: Share, kept: Kept | None = None) -> None:
+        """Take up a share, with what is kept of it, or with what there is at a first step, which is zero."""
         self._share, self.seal = share, None
         self._seals: dict[int, Seal] = {}  # by turn
-        self.moments = self.blank(share) if moments is None else moments
+        self.kept = self.blank(share) if kept is None else kept
 
-    def blank(self, share: Share) -> Moments:
-        """Zeros for the moments of a share."""
-        return {region: [self._zeros(region) for _ in range(self._rule.moments)] for region in _held(share)}
+    def blank(self, share: Share) -> Kept:
+        """Zeros for what is kept of a share."""
+        moments = {region: [self._zeros(region) for _ in range(self._rule.moments)] for region in _held(share)}
+        return Kept(moments, self.carried.blank(share.span, self.weights) if self.carried else {})
 
     def rest(self, turn: int, turns: int) -> None:
         """Seal what must not change until the next commit: all that is held, and of the other weights one part."""
@@ -112,9 +126,13 @@ class State:
         """What there is of each parameter: its weights and the optimizer's moments."""
         return ["weights", *(f"moment{i}" for i in range(self._rule.moments))]
 
+    def saved(self) -> list[str]:
+        """All kinds of values that a checkpoint has of each parameter."""
+        return self.kinds() + (self.carried.names() if self.carried else [])
+
     def snapshot(self, names: Sequence[str]) -> dict[Part, Tensor]:
         """Copies on the CPU of what is owned. names: of the parameters, in the order of their registration."""
-        found = {}
+        found = self.carried.snapshot(self.kept.units, names) if self.carried else {}
         for run in self._runs(self._share.owned):
             at = self._layout.regions[run.parameter].start
             for kind, values in zip(self.kinds(), [cut(self.weights, run.region), *run.moments], strict=True):
@@ -129,6 +147,8 @@ class State:
         held = {number: list(group) for number, group in groupby(runs, lambda run: run.parameter)}
         for part, data in parts:
             number, values = numbers[part.parameter], torch.frombuffer(data, dtype=torch.float32)
+            if self.carried and self.carried.take(self.kept.units, part, number, values):
+                continue
             at = self._layout.regions[number].start
             here = Region(at + part.start, at + part.stop)
             if part.kind == "weights":

@@ -17,7 +17,7 @@ from samestep.errors import RecipeError
 from samestep.model import optim
 from samestep.replica.agreement import Agreement, Numbers, Sums, norm_of, not_finite
 from samestep.replica.board import Wish
-from samestep.replica.state import Moments
+from samestep.replica.state import Kept
 from samestep.replica.witness import Witness
 from samestep.sync import tree
 from samestep.sync.accumulate import Accumulator
@@ -62,8 +62,8 @@ class Step(Agreement):
         self.sums: Sums | None = None  # of the last step that was reduced
         self._take_part(wire, None)
 
-    def regroup(self, wire: Collective, moments: Moments) -> None:
-        """Begin a generation on a fresh transport, with the moments of this replica's share in it. What is left of an
+    def regroup(self, wire: Collective, kept: Kept) -> None:
+        """Begin a generation on a fresh transport, with what is kept of this replica's share in it. What is left of an
         open step is forgotten.
         """
         self.close()
@@ -71,10 +71,10 @@ class Step(Agreement):
         self.free()
         if self.sums and self.sums.wish is Wish.GATHER:
             self.sums = self.sums._replace(wish=Wish.NONE)  # it has come true
-        self._take_part(wire, moments)
+        self._take_part(wire, kept)
 
-    def _take_part(self, wire: Collective, moments: Moments | None) -> None:
-        self._share = self.begin(wire, moments)
+    def _take_part(self, wire: Collective, kept: Kept | None) -> None:
+        self._share = self.begin(wire, kept)
         self._gradients = Accumulator(
             self.parameters, self.layout, self._share.turns, self._micros, self._started, wire.memory
         )
@@ -91,6 +91,20 @@ class Step(Agreement):
     def span(self) -> range:
         """The lanes whose gradients this replica adds up."""
         return self._share.span
+
+    @property
+    def number(self) -> int:
+        """Steps committed."""
+        return self.commits
+
+    @number.setter
+    def number(self, number: int) -> None:
+        self.commits = number
+
+    @property
+    def since(self) -> int:
+        """The step before those of the last commit."""
+        return self.number - 1
 
     @property
     def told(self) -> list[Sums]:

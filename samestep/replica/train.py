@@ -38,6 +38,8 @@ def steps(run: Run) -> bool:
     wish = after(run)  # what the last step entails may have been cut off by a death
     while wish is Wish.NONE and not run.over:
         n, began = step.number, time.perf_counter()
+        if not step.open:
+            run.seconds.clear()
         phase(n + 1, Phase.DATA)
         plan = run.feed.step(n)
         for lane in step.lanes:
@@ -54,18 +56,20 @@ def steps(run: Run) -> bool:
         phase(n + 1, Phase.UPDATE)
         step.propose(learning_rate(n, run.job.steps, recipe.optimizer))
         step.commit()
-        run.seconds = time.perf_counter() - began
+        run.seconds.append(time.perf_counter() - began)
         wish = after(run)
     return wish is not Wish.GATHER and end(run, stopped=wish is Wish.STOP)
 
 
 def after(run: Run) -> Wish:
-    """What a committed step entails. Done again by the next generation where a replica is lost in it; the engine drops
+    """What committed steps entail. Done again by the next generation where a replica is lost in it; the engine drops
     what it has been told before.
     """
+    if run.step.open:
+        return Wish.NONE
     digest = tell(run) if run.wire.rank == 0 else None
-    run.watch.after(run.step.number)
-    wish = run.step.sums.wish if run.step.sums else Wish.NONE
+    run.watch.after(run.step.since, run.step.number)
+    wish = run.step.told[-1].wish if run.step.told else Wish.NONE
     run.checkpoints.after(digest, wish is Wish.STOP)
     return wish
 

@@ -15,6 +15,7 @@ from samestep.replica.place import Control
 from samestep.replica.saving import save
 from samestep.replica.setup import corpora_of
 from samestep.replica.speak import answer
+from samestep.sync.legs import passed
 from samestep.wire.collective import Collective
 
 
@@ -50,12 +51,11 @@ class Watch:
         patience = self._job.recipe.evaluate.patience
         return patience is not None and self._waited >= patience
 
-    def after(self, step: int) -> None:
-        """To be called after each step: evaluates where it is due and has not been done. Step 0 is the model before
-        the first one, for comparison: it is never the best.
+    def after(self, since: int, step: int) -> None:
+        """To be called after each commit, of the steps after `since`: evaluates where it is due and has not been done.
+        Step 0 is the model before the first one, for comparison: it is never the best.
         """
-        wish = self._job.recipe.evaluate
-        if not wish.every or step % wish.every or not len(self._rows) or step == self._last:
+        if not passed(self._job.recipe.evaluate.every, since, step) or not len(self._rows) or step == self._last:
             return
         self._look(step)
         if self.enough and self._wire.rank == 0:

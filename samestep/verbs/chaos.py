@@ -94,7 +94,7 @@ def ready(prepared: Prepared) -> Prepared:
     that faults cannot be tried on.
     """
     recipe = prepared.recipe
-    if recipe.sync.strategy != "exact":
+    if recipe.sync.strategy == "fast":
         raise RecipeError(f"chaos compares bits, but sync.strategy is {recipe.sync.strategy}; use exact")
     if prepared.steps < LEAST:
         raise RecipeError(f"chaos was asked of a run of {prepared.steps} steps, but needs {LEAST}; set steps")

@@ -28,7 +28,11 @@ from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
-TRANSPORTS = {"exact": "sockets", "fast": "torch"}  # by strategy: fast needs the backend's all-reduce
+TRANSPORTS = {
+    "exact": "sockets",
+    "diloco": "sockets",
+    "fast": "torch",
+}  # by strategy: fast needs the backend's all-reduce
 REPLICA = (sys.executable, "-P", "-m", "samestep.replica")
 
 
@@ -130,7 +134,7 @@ def execute(
 
 def _restore(job: Job, logbook: Logbook) -> Restore | None:
     """The strategy fast survives nobody: its transport cannot be woken, and its bits follow the number of replicas."""
-    return logbook.restore if job.recipe.sync.strategy == "exact" else None
+    return logbook.restore if job.recipe.sync.strategy != "fast" else None
 
 
 def program(job: Job) -> Program:
@@ -148,8 +152,7 @@ def program(job: Job) -> Program:
 
 def terms(recipe: Recipe) -> Terms:
     """Who may take part, by the recipe."""
-    held = copies(recipe.sync.state, recipe.lanes)
-    return Terms(recipe.run.replicas, recipe.lanes, held, recipe.run.replace)
+    return Terms(recipe.run.replicas, recipe.most_replicas, copies(recipe), recipe.run.replace)
 
 
 def chosen(prepared: Prepared) -> list[str]:
