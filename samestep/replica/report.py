@@ -45,9 +45,11 @@ def tell(run: "Run") -> str | None:
     """
     event: Event = {}
     count = len(run.step.told)
-    for at, sums in enumerate(run.step.told):
-        event = committed(run, run.step.number - count + 1 + at, sums, run.seconds[at])
-        if at == count - 1:
+    for number, (sums, seconds) in enumerate(
+        zip(run.step.told, run.took(count), strict=True), run.step.number - count + 1
+    ):
+        event = committed(run, number, sums, seconds)
+        if number == run.step.number:
             event |= _digests(run)
         run.control.send(event)
     return event.get("digest")

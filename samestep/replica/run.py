@@ -26,7 +26,7 @@ class Run:
     task: Task
     made: Step | Islands | None = None
     generation: int = 0
-    seconds: list[float] = field(default_factory=list)  # of the steps since the last commit, and of those it made
+    seconds: list[float] = field(default_factory=list)  # that steps took, the last ones
     _sent: int = 0  # bytes, in generations before
     wire: Collective = field(init=False)
     watch: Watch = field(init=False)
@@ -40,6 +40,11 @@ class Run:
     @property
     def readers(self) -> dict[str, Reader]:
         return {"train": self.feed.reader, "held_out": self.held_out.reader}
+
+    def took(self, count: int) -> list[float]:
+        """Seconds of the last `count` steps. One that was cut off, and committed alone, is given as long as others."""
+        del self.seconds[:-count]
+        return [self.seconds[0] if self.seconds else 0.0] * (count - len(self.seconds)) + self.seconds
 
     @property
     def bytes_sent(self) -> int:

@@ -38,8 +38,6 @@ def steps(run: Run) -> bool:
     wish = after(run)  # what the last step entails may have been cut off by a death
     while wish is Wish.NONE and not run.over:
         n, began = step.number, time.perf_counter()
-        if not step.open:
-            run.seconds.clear()
         phase(n + 1, Phase.DATA)
         plan = run.feed.step(n)
         for lane in step.lanes:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from samestep.recover import transfer
 from samestep.sync.share import held, holders
 from samestep.sync.slices import layout
+from samestep.sync.tree import spans
 
 PLAN = layout([5000, 17, 3000], 8, bucket=2048)
 
@@ -67,3 +68,18 @@ def test_weights_go_to_those_that_join_and_the_others_take_turns() -> None:
     sent = [transfer.weights([0, None, 1], 4, bucket) for bucket in range(2)]
     assert [sorted(target for _, target in moves) for moves in sent] == [[2, 3], [2, 3]]
     assert {source for moves in sent for source, _ in moves} == {0, 1}
+
+
+@given(st.integers(1, 12), st.data())
+def test_each_unit_goes_from_the_replica_that_had_it_to_the_one_that_will(count, data):
+    old, new = data.draw(st.integers(1, count)), data.draw(st.integers(1, count))
+    before = data.draw(st.permutations(range(max(old, new))))[:old]
+    moves = transfer.units(count, before, new)
+    assert [unit for unit, _, _ in moves] == list(range(count))
+    for unit, source, target in moves:
+        assert unit in spans(count, old)[before.index(source)] and unit in spans(count, new)[target]
+
+
+def test_a_unit_whose_replica_is_gone_is_named():
+    with pytest.raises(ValueError, match="nobody holds what unit 2 had: old rank 1 is gone"):
+        transfer.units(4, [0, None], 2)
