@@ -17,7 +17,8 @@ sample      prompt, text; step where it was asked at an evaluation
 saved       the model folder is written: digest
 shard       a replica's part of a checkpoint is on the disk: step, file (None where it was given up), shard (size and
             digests), folder, and of replica 0 manifest; not journalled
-checkpoint  all parts are, and were read back: step, digest of the model, bytes, folder, seconds
+checkpoint  all parts are, and were read back: step, digest of the model, bytes, folder, seconds; refused where it is in
+            the alternate: why it is not in the run folder
 save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
 rotation_failed    an older checkpoint could not be deleted after that of step: step, reason

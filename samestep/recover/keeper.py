@@ -104,8 +104,9 @@ class Keeper:
         held = {event["file"]: Shard(**event["shard"]) for event in work}
         manifest = Manifest(step=work[0]["step"], shards=held, **work[0]["manifest"])
         files = [Path(event["folder"]) / event["file"] for event in work]
-        refused = []
-        for place in checkpoint.takers(self._places, [file.parent.parent for file in files]):
+        places = checkpoint.takers(self._places, [file.parent.parent for file in files])
+        refused = [f"{place} has refused a part of it" for place in self._places if place not in places]
+        for place in places:
             try:
                 folder = self._commit_in(place, manifest, files)
             except OSError as error:
@@ -113,7 +114,7 @@ class Keeper:
             else:
                 size = sum(shard.size for shard in held.values())
                 told = {"event": "checkpoint", "step": manifest.step, "digest": manifest.digest, "bytes": size}
-                return folder, told
+                return folder, told | ({"refused": "; ".join(refused)} if refused else {})
         raise DataError("; ".join(refused))
 
     def _commit_in(self, place: Path, manifest: Manifest, files: Sequence[Path]) -> Path:

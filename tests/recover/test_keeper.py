@@ -168,7 +168,9 @@ def test_an_alternate_is_not_touched_while_the_run_s_own_disk_takes_all(two: Kee
     save(two, tmp_path / "c", 1)
     two.settled()
     (event,) = two.told()
-    assert event["folder"] == str(tmp_path / "c/step-1") and there(tmp_path / "other") == [[]]
+    assert (
+        event["folder"] == str(tmp_path / "c/step-1") and "refused" not in event and there(tmp_path / "other") == [[]]
+    )
 
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
@@ -182,6 +184,7 @@ def test_what_the_run_s_own_disk_does_not_commit_is_copied_to_the_alternate(
     two.settled()
     (event,) = two.told()
     assert (event["event"], event["folder"]) == ("checkpoint", str(tmp_path / "other/c/step-1"))
+    assert "No space left on device" in event["refused"] and str(tmp_path / "c") in event["refused"]
     found, refused = checkpoint.newest(tmp_path / "other/c")
     assert found is not None and not refused
 
@@ -208,7 +211,9 @@ def test_shards_in_both_places_are_brought_together_in_the_alternate_and_none_is
 ) -> None:
     two.shard(shard(tmp_path / "c", 1, 0))
     two.shard(shard(tmp_path / "other/c", 1, 1))
-    assert told(two) == [("checkpoint", 1)]
+    two.settled()
+    (event,) = two.told()
+    assert event["refused"] == f"{tmp_path / 'c'} has refused a part of it"
     assert there(tmp_path / "c", tmp_path / "other/c") == [[], ["step-1"]]
     assert checkpoint.verify(tmp_path / "other/c/step-1").shards.keys() == {"shard-1-0", "shard-1-1"}
 

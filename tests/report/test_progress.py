@@ -90,9 +90,13 @@ def test_reading_leaves_the_terminal_in_order_after_an_error():
             {"event": "journal_written", "lines": 12},
             "journal: its disk takes lines again, the 12 that were kept are there",
         ),
+        (
+            {"event": "checkpoint", "step": 4, "refused": "run/c has refused a part of it", "folder": "other/c/step-4"},
+            "checkpoint of step 4: run/c has refused a part of it; it is in other/c/step-4",
+        ),
     ],
 )
-def test_a_journal_that_is_refused_is_said_and_that_it_has_caught_up(event, line):
+def test_what_a_disk_has_refused_is_said_and_where_it_is(event, line):
     written = []
     show(Lines(written.append, 25, 3, 10), event)
     assert written == [line]

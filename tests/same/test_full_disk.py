@@ -83,6 +83,7 @@ def test_a_full_disk_and_a_kill_cost_neither_the_model_nor_a_line(disk, tmp_path
     assert "checkpoint of step 4: " in said and "No space left on device; trying again" in said
     here, all_of_it = steps(journal.read(disk.run / journal.NAME)), steps(alternate.events_of(disk.run))
     assert here[-1] < KILLED <= all_of_it[-1] and all_of_it == list(range(1, len(all_of_it) + 1))
+    assert f"it is in {beside / checkpoint.FOLDER}/step-{KILLED}" in said
     assert not checkpoint.steps(disk.run / checkpoint.FOLDER)
 
     summary = Summary(str(disk.run))
