@@ -272,6 +272,15 @@ def test_an_alternate_that_refuses_too_is_tried_again(run: Path, disks: Disks) -
         journal.close()
 
 
+def test_closing_tries_the_alternate_once_more_too(run: Path, disks: Disks) -> None:
+    alternate = run.parent / "alternate"
+    with Journal(run / NAME, alternate) as journal:
+        disks.full = {run, alternate}
+        journal.write(step(1))
+        disks.full = {run}
+    assert kinds(read(run / NAME, alternate)) == ["journal_failed", 1]
+
+
 def test_lines_that_a_killed_life_left_in_the_alternate_come_first(run: Path, disks: Disks) -> None:
     alternate = run.parent / "alternate"
     killed = Journal(run / NAME, alternate)
