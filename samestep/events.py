@@ -16,14 +16,17 @@ stopped_early  the held-out loss did not get lower for `waited` evaluations: ste
 sample      prompt, text; step where it was asked at an evaluation
 saved       the model folder is written: digest
 shard       a replica's part of a checkpoint is on the disk: step, file (None where it was given up), shard (size and
-            digests), and of replica 0 manifest; not journalled
-checkpoint  all parts are, and were read back: step, digest of the model, bytes, seconds
+            digests), folder, and of replica 0 manifest; not journalled
+checkpoint  all parts are, and were read back: step, digest of the model, bytes, folder, seconds; refused where it is in
+            the alternate: why it is not in the run folder
 save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
 rotation_failed    an older checkpoint could not be deleted after that of step: step, reason
+journal_failed     the journal's disk refuses its lines: reason, bytes (of the journal then); they are kept for later
+journal_written    it takes lines again: lines (those that were kept, all of them are there)
 best_failed        the model folder best/ could not be written: step, reason; the one before it stays
 resumed     the run goes on: step (0: from the start), last (the last step in the journal), replicas, refused
-            (checkpoints that were passed over, with the reason), time
+            (checkpoints that were passed over, with the reason), alternate (as in the recipe, absolute), time
 not_finite  a loss or a gradient is NaN or infinite and the run ends: step, lane, micro, samples (file:line), layer
             (null: the loss), backward (whether only a gradient is); lane and micro are null where no micro-batch is at
             fault but the sum of the gradients, micro also where the lane was finite when it was computed again

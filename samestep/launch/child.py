@@ -28,6 +28,8 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
 }
 
+ENGINES = 2  # the engine's own standard error
+
 
 @dataclass
 class Child:
@@ -136,6 +138,10 @@ def _log(folder: Path | None, replica: int) -> Iterator[int | None]:
     if folder is None:
         yield None
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"replica-{replica}.log").open("ab") as file:
-        yield file.fileno()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            log = stack.enter_context((folder / f"replica-{replica}.log").open("ab")).fileno()
+        except OSError:
+            log = ENGINES  # a full disk keeps nobody from starting
+        yield log

@@ -250,6 +250,7 @@ class Run(Section):
     replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
     silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
+    alternate: str | None = None  # folder for this run alone, on another disk: takes what the run's own disk refuses
     log_every: Count = 10  # steps between plain lines when the output is no terminal
 
 

@@ -1,6 +1,6 @@
 """A checkpoint: the shards of all replicas and a manifest, which is written last. Any number of replicas can load it.
 
-    checkpoints/
+    checkpoints/           in the run folder, and in run.alternate for those that the run's disk has refused
       step-200/            whole: the manifest names every file and every part, with digests
         manifest.json
         shard-1-0-1.safetensors  shard-1-1-1.safetensors ...     of generation, rank, attempt
@@ -13,10 +13,10 @@ folder without `.partial` is not whole, and the one before it is deleted only af
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from samestep.errors import DataError
 from samestep.recover import shards
@@ -49,6 +49,18 @@ class Manifest:
     shards: dict[str, Shard]
 
 
+class Saved(NamedTuple):
+    """A checkpoint that was committed."""
+
+    step: int
+    folder: Path
+
+
+def places(*folders: Path | str | None) -> tuple[Path, ...]:
+    """Where the checkpoints of a run are, whose own folder comes first; None is passed over."""
+    return tuple(Path(folder) / FOLDER for folder in folders if folder is not None)
+
+
 def folder_of(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step}"
 
@@ -77,7 +89,7 @@ def begin(disk: Disk, checkpoints: Path, step: int) -> Path:
 
 
 def commit(disk: Disk, checkpoints: Path, manifest: Manifest) -> Path:
-    """Make the shards in the folder that `begin` gave a checkpoint. Raises OSError; then nothing is committed."""
+    """Make the shards in the folder that `begin` gave a checkpoint. Raises OSError; then it is not known to be one."""
     partial, final = partial_of(checkpoints, manifest.step), folder_of(checkpoints, manifest.step)
     for left in sorted(set(partial.iterdir()) - {partial / name for name in manifest.shards}):
         disk.unlink(left)  # of an attempt that failed, or of a generation that ended
@@ -101,20 +113,36 @@ def steps(checkpoints: Path) -> list[int]:
     return sorted((int(found[1]) for found in map(_FOLDER.fullmatch, names) if found), reverse=True)
 
 
-def surplus(whole: Sequence[int], keep: int) -> list[int]:
-    """Of the steps of verified checkpoints those to delete, the oldest first: all but the newest `keep`, at least 1."""
-    return sorted(whole)[: -max(keep, 1)]
+def saved(*places: Path) -> list[Saved]:
+    """The checkpoints in all places, the newest first; of one step that in the first place."""
+    found = [Saved(step, folder_of(place, step)) for place in places for step in steps(place)]
+    return sorted(found, key=lambda one: -one.step)
 
 
-def newest(checkpoints: Path) -> tuple[Manifest | None, list[str]]:
-    """The newest checkpoint that is whole, every byte of it verified, and why newer ones are not."""
+def surplus(whole: Sequence[Saved], keep: int) -> list[Saved]:
+    """Of verified checkpoints those to delete, the oldest first: all but the newest `keep` steps' own, at least 1."""
+    kept = sorted({one.step for one in whole})[-max(keep, 1) :]
+    return sorted(one for one in whole if one.step not in kept)
+
+
+def newest(*places: Path) -> tuple[Saved | None, list[str]]:
+    """The newest checkpoint in any place that is whole, every byte of it verified, and why newer ones are not."""
     refused: list[str] = []
-    for step in steps(checkpoints):
+    for one in saved(*places):
         try:
-            return verify(folder_of(checkpoints, step)), refused
+            verify(one.folder)
         except DataError as error:
             refused.append(str(error))
+        else:
+            return one, refused
     return None, refused
+
+
+def takers(places: Sequence[Path], wrote: Iterable[Path]) -> Sequence[Path]:
+    """Where to commit the shards that were written in the places `wrote`, in the order of trying: none that has refused
+    one, for they are tried in order too.
+    """
+    return places[max(map(places.index, wrote)) :]
 
 
 def verify(folder: Path) -> Manifest:

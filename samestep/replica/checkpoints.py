@@ -21,7 +21,7 @@ from samestep.replica.watch import Watch
 from samestep.sync.legs import passed
 from samestep.wire.collective import Collective
 
-TRIES = 3
+TRIES = 3  # in each place
 
 
 class Checkpoints:
@@ -29,7 +29,6 @@ class Checkpoints:
 
     def __init__(self, job: Job, step: Step | Islands, watch: Watch, control: Control, disk: Disk) -> None:
         self._job, self._step, self._watch, self._control, self._disk = job, step, watch, control, disk
-        self._folder = job.run / checkpoint.FOLDER
         self._thread: threading.Thread | None = None
         self.begun = 0  # the step that the run was taken up after: it is on the disk, or follows from the seed
 
@@ -85,16 +84,16 @@ class Checkpoints:
     def _write(
         self, step: int, place: dict[str, int], parts: Mapping[Part, Tensor], manifest: dict[str, Any] | None
     ) -> None:
-        event: Event = {"event": "shard", "step": step, "file": None, "shard": None, "manifest": manifest}
-        for attempt in range(1, TRIES + 1):
+        event: Event = {"event": "shard", "step": step, "folder": None, "file": None, "shard": None}
+        for attempt, folder in enumerate((each for each in self._job.places for _ in range(TRIES)), start=1):
             name = f"shard-{place['generation']}-{place['rank']}-{attempt}.safetensors"
             try:
-                folder = checkpoint.begin(self._disk, self._folder, step)
-                written = asdict(shards.write(self._disk, folder / name, parts))
+                into = checkpoint.begin(self._disk, folder, step)
+                written = asdict(shards.write(self._disk, into / name, parts))
             except OSError as error:
-                reason = f"{error.filename or self._folder}: {error.strerror}"
+                reason = f"{error.filename or folder}: {error.strerror}"
                 self._control.send({"event": "save_failed", "step": step, "attempt": attempt, "reason": reason})
             else:
-                event |= {"file": name, "shard": written}
+                event |= {"folder": str(into), "file": name, "shard": written}
                 break
-        self._control.send(event | place)
+        self._control.send(event | place | {"manifest": manifest})

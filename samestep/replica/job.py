@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from samestep.recipe.schema import Recipe
+from samestep.recover import checkpoint
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,12 @@ class Job:
     stop: int  # steps after which this job ends
     finish: bool = True  # evaluate, save and sample at the end
     tensors: bool = False  # journal a digest of each tensor beside that of all
-    checkpoint: Path | None = None  # what the run goes on from
+    checkpoint: Path | None = None  # the folder of the checkpoint that the run goes on from
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The folders of its checkpoints, the run's own first."""
+        return checkpoint.places(self.run, self.recipe.run.alternate)
 
     def dump(self) -> dict[str, Any]:
         plain = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}

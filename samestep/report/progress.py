@@ -129,6 +129,12 @@ def show(panel: Progress, event: Event) -> None:
     elif event["event"] in UNSAVED:
         what, so = UNSAVED[event["event"]]
         panel.note(f"{what} of step {event['step']}: {event['reason']}; {so}")
+    elif event["event"] == "checkpoint" and "refused" in event:
+        panel.note(f"checkpoint of step {event['step']}: {event['refused']}; it is in {event['folder']}")
+    elif event["event"] == "journal_failed":
+        panel.note(f"journal: {event['reason']}; training goes on, and its lines are kept and tried again")
+    elif event["event"] == "journal_written":
+        panel.note(f"journal: its disk takes lines again, the {event['lines']} that were kept are there")
     elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
         panel.note(event["reason"])
 

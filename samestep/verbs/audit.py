@@ -6,7 +6,7 @@ from typing import Any
 
 from samestep.data.feed import Feed
 from samestep.errors import DataError
-from samestep.recover import journal, ledger
+from samestep.recover import alternate, ledger
 from samestep.recover.ledger import Ledger
 from samestep.replica.setup import feed_of
 from samestep.verbs.prepare import Say, prepare
@@ -15,7 +15,7 @@ from samestep.verbs.resume import refuse_other_recipe
 
 def audit(run: Path, say: Say) -> Ledger:
     """Hold the journal of `run` against its recipe, whose data must still be there."""
-    events = journal.read(run / "journal.jsonl")
+    events = alternate.events_of(run)
     opened = next((event for event in events if event["event"] == "opened"), None)
     if opened is None or not {"base", "recipe"} <= opened.keys():
         raise DataError(f"{run}/journal.jsonl does not say how the run began, so nothing can be proved of it")

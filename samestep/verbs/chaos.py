@@ -90,8 +90,8 @@ def chaos(recipe: Path, overrides: Sequence[str], seeds: Sequence[int], faults: 
 
 
 def ready(prepared: Prepared) -> Prepared:
-    """With a checkpoint at each quarter of the run at least, which changes no bit of the model. RecipeError for a run
-    that faults cannot be tried on.
+    """With a checkpoint at each quarter of the run at least, which changes no bit of the model, and without an
+    alternate, which is for one run alone. RecipeError for a run that faults cannot be tried on.
     """
     recipe = prepared.recipe
     if recipe.sync.strategy == "fast":
@@ -100,7 +100,8 @@ def ready(prepared: Prepared) -> Prepared:
         raise RecipeError(f"chaos was asked of a run of {prepared.steps} steps, but needs {LEAST}; set steps")
     every = min(recipe.recover.checkpoint_every or prepared.steps, prepared.steps // 4)
     saving = recipe.recover.model_copy(update={"checkpoint_every": every})
-    return replace(prepared, recipe=recipe.model_copy(update={"recover": saving}))
+    run = recipe.run.model_copy(update={"alternate": None})
+    return replace(prepared, recipe=recipe.model_copy(update={"recover": saving, "run": run}))
 
 
 def scope(prepared: Prepared) -> Scope:
@@ -217,8 +218,8 @@ def go_on(run: Path, replicas: int, hearers: Sequence[Hearer]) -> None:
     before = resume.look(run)
     base = Path(before.opened["base"])
     prepared = prepare(run / "recipe.yaml", [f"run.replicas={replicas}"], lambda line: None, base=base)
-    resume.put_in_order(run)
-    with Journal(run / "journal.jsonl") as written:
+    resume.put_in_order(run, before, prepared.alternate)
+    with Journal(run / "journal.jsonl", prepared.alternate) as written:
         written.write(resume.resumed(before, prepared, time.time()))
         execute(resume.rest(run, before, prepared), Local(), written, hearers, resume.replayed(before))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from samestep.errors import DataError
 from samestep.recipe.load import load
-from samestep.recover import journal
+from samestep.recover import alternate
 from samestep.recover.digest import combine, per_tensor
 from samestep.recover.stored import Stored, find, pieces
 from samestep.verbs.digest import has_model, is_run, model_folder
@@ -130,7 +130,7 @@ def _tensor_digests(run: Path) -> dict[str, str] | None:
 
 def _steps(run: Path) -> Steps:
     """Step -> its last event: a resumed run may write a step again."""
-    return {event["step"]: event for event in journal.read(run / "journal.jsonl") if event.get("event") == "step"}
+    return {event["step"]: event for event in alternate.events_of(run) if event.get("event") == "step"}
 
 
 def _recipe(run: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from samestep.model import export as models
 from samestep.model.folder import COMPANIONS, TOKENIZER, write_json
 from samestep.recipe.load import load as load_recipe
 from samestep.recipe.schema import Recipe
-from samestep.recover import journal
+from samestep.recover import alternate
 from samestep.recover.digest import of_folder
 from samestep.recover.folders import replacing
 from samestep.report.card import Facts, card
@@ -97,7 +97,7 @@ def _read(run: Path) -> _Run:
     model = model_folder(run)
     if not is_run(run):
         raise DataError(f"{run} is no run folder (it has no journal.jsonl); give the folder that train wrote")
-    recipe, events = load_recipe(run / "recipe.yaml"), journal.read(run / "journal.jsonl")
+    recipe, events = load_recipe(run / "recipe.yaml"), alternate.events_of(run)
     saved, found = [event["digest"] for event in events if event["event"] == "saved"], of_folder(model)
     if not saved:
         raise DataError(f"{run} says nowhere that its model was saved: it is not finished; resume it")

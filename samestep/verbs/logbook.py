@@ -22,14 +22,14 @@ Hearer = Callable[[Event], None]
 
 class Logbook:
     """digests: step -> the digest that it had in an earlier life of the run; a step that is computed again must have
-    the same. hearers: called with each event that is new, once the journal has it.
+    the same. hearers: called with each event that is new, once the journal has it, or keeps it for a disk that refuses.
     """
 
     def __init__(self, job: Job, journal: Journal, hearers: Sequence[Hearer], digests: Mapping[int, str]) -> None:
         self._job, self._journal, self._hearers, self._digests = job, journal, hearers, dict(digests)
         self._told: set[tuple[str, int | None, str | None]] = set()
         self._last = 0
-        self._keeper = Keeper(job.run / checkpoint.FOLDER, job.recipe.recover.keep, Disk())
+        self._keeper = Keeper(job.places, job.recipe.recover.keep, Disk())
 
     def hear(self, event: Event) -> None:
         if event["event"] == "shard":
@@ -42,13 +42,12 @@ class Logbook:
         """What all replicas begin again with, where a part of the state was lost: the newest whole checkpoint."""
         self._keeper.settled()
         self._tell_kept()
-        found, refused = checkpoint.newest(self._job.run / checkpoint.FOLDER)
+        found, refused = checkpoint.newest(*self._job.places)
         step = found.step if found else 0
         self._told = {key for key in self._told if key[1] is not None and key[1] <= step}
         event = {"event": "resumed", "time": round(time.time(), 3), "step": step, "last": self._last}
         self._tell(event | {"refused": refused})
-        folder = checkpoint.folder_of(self._job.run / checkpoint.FOLDER, step) if found else None
-        return replace(self._job, checkpoint=folder).dump()
+        return replace(self._job, checkpoint=found.folder if found else None).dump()
 
     def close(self) -> None:
         self._keeper.close()
@@ -68,8 +67,9 @@ class Logbook:
         if event["event"] == "step":
             self._last = event["step"]
         self._journal.write(event)
-        for hearer in self._hearers:
-            hearer(event)
+        for news in (event, *self._journal.told()):
+            for hearer in self._hearers:
+                hearer(news)
 
     def _compare(self, event: Event) -> None:
         """Raises VerifyError where a step that was computed again has another digest than the first time."""

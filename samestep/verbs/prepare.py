@@ -35,6 +35,10 @@ class Prepared:
     steps: int
     holding: Holding  # of the optimizer's moments
 
+    @property
+    def alternate(self) -> Path | None:
+        return Path(self.recipe.run.alternate) if self.recipe.run.alternate else None
+
     def job(self, kind: str, run: Path, checkpoint: Path | None = None) -> Job:
         folders = [corpus.folder for corpus in self.corpora.values()]
         sync = self.recipe.sync.model_copy(update={"state": self.holding.state})
@@ -53,7 +57,8 @@ def prepare(
 
     base: where the recipe's relative paths start; default: its own folder.
     """
-    recipe, base = load(path, overrides), base or path.resolve().parent
+    base = base or path.resolve().parent
+    recipe = anchored(load(path, overrides), base)
     corpora = _corpora(recipe, base, say, progress)
     for corpus in corpora.values():
         refuse_long(corpus, recipe.data, recipe.objective.kind)
@@ -72,6 +77,14 @@ def prepare(
     )
     holding = held(recipe, base, max(corpus.vocabulary for corpus in corpora.values()))
     return Prepared(recipe, base, corpora, rows, _digest(plans), steps, holding)
+
+
+def anchored(recipe: Recipe, base: Path) -> Recipe:
+    """With an alternate that is found from anywhere, also once the recipe stands in the run folder."""
+    if recipe.run.alternate is None:
+        return recipe
+    alternate = (base / Path(recipe.run.alternate).expanduser()).resolve()
+    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"alternate": str(alternate)})})
 
 
 def vocabulary_of(recipe: Recipe, data: Data, base: Path, say: Say) -> Vocabulary:

@@ -12,14 +12,15 @@ from rich.console import Console
 
 from samestep.errors import DataError, RecipeError
 from samestep.events import Event
-from samestep.recover import checkpoint, journal, shards
-from samestep.recover.checkpoint import Manifest
+from samestep.recipe.load import load
+from samestep.recover import alternate, checkpoint, journal, shards
+from samestep.recover.checkpoint import Saved
 from samestep.recover.disk import Disk
 from samestep.recover.folders import tidy
 from samestep.recover.journal import Journal
 from samestep.replica.job import Job
 from samestep.report.progress import progress, reading
-from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.prepare import Prepared, anchored, prepare
 from samestep.verbs.train import ENGINES, Summary, carry_out, chosen, opening
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
@@ -28,13 +29,17 @@ FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the jou
 
 @dataclass(frozen=True)
 class Before:
-    """A run as it was left. last: the last step in the journal. found: the checkpoint that it goes on from."""
+    """A run as it was left. last: the last step in the journal. found: the checkpoint that it goes on from.
+
+    alternates: folders of its own on other disks, in which the journal's last lines or checkpoints may be.
+    """
 
     opened: Event
     events: list[Event]
     last: int
-    found: Manifest | None
+    found: Saved | None
     refused: list[str]
+    alternates: list[Path]
 
     @property
     def step(self) -> int:
@@ -44,7 +49,7 @@ class Before:
 def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -> Summary:
     """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run."""
     began = time.time()
-    before = look(run)
+    before = look(run, overrides)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for reason in before.refused:
         say(f"passed over: {reason}")
@@ -54,10 +59,10 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
     _refuse_changes(before.opened, opening(prepared, began), run)
     for line in (*chosen(prepared), sentence(before, prepared)):
         say(line)
-    put_in_order(run)
+    put_in_order(run, before, prepared.alternate)
     summary = _so_far(run, before, prepared.recipe.run.replicas)
     panel = progress(console, run.name, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
-    with Journal(run / "journal.jsonl") as written:
+    with Journal(run / journal.NAME, prepared.alternate) as written:
         written.write(resumed(before, prepared, began))
         with contextlib.closing(panel):
             job = rest(run, before, prepared)
@@ -67,30 +72,49 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
     return summary
 
 
-def look(run: Path) -> Before:
-    """How the run was left. DataError for no run, RecipeError for one that has ended."""
-    events = journal.read(run / "journal.jsonl")
+def look(run: Path, overrides: Sequence[str] = ()) -> Before:
+    """How the run was left. overrides: of its recipe, for an alternate that its journal does not name.
+
+    DataError for no run, RecipeError for one that has ended.
+    """
+    path = run / journal.NAME
+    alternates = _alternates(run, journal.read(path), overrides)
+    events = journal.read(path, *alternates)
     opened = next((event for event in events if event["event"] == "opened"), None)
     if opened is None or not {"base", "recipe"} <= opened.keys():
         raise DataError(f"{run}/journal.jsonl does not say how the run began; start it anew with samestep train")
     if any(event["event"] == "finished" for event in events):
         raise RecipeError(f"{run} has ended; there is nothing to resume (samestep digest {run})")
     steps = [event["step"] for event in events if event["event"] == "step"]
-    found, refused = checkpoint.newest(run / checkpoint.FOLDER)
-    return Before(opened, events, steps[-1] if steps else 0, found, refused)
+    found, refused = checkpoint.newest(*checkpoint.places(run, *alternates))
+    return Before(opened, events, steps[-1] if steps else 0, found, refused, alternates)
 
 
-def put_in_order(run: Path) -> None:
-    """Delete or put back what a life that was cut short has left half done."""
-    checkpoint.clean(Disk(), run / checkpoint.FOLDER)
+def _alternates(run: Path, events: Sequence[Event], overrides: Sequence[str]) -> list[Path]:
+    """Those that are the run's own: named by its journal, or by its recipe as it is now asked for."""
+    found = alternate.named(events, run)
+    base = next((Path(event["base"]) for event in events if "base" in event), run)
+    now = anchored(load(run / "recipe.yaml", overrides), base).run.alternate
+    asked = [Path(now)] if now and alternate.owned(Path(now), run) else []
+    return list(dict.fromkeys(found + asked))
+
+
+def put_in_order(run: Path, before: Before, now: Path | None) -> None:
+    """Delete or put back what a life that was cut short has left half done. now: the alternate from here on."""
+    if now is not None:
+        alternate.take(now, run)
+    for other in before.alternates:
+        if other != now:
+            Journal(run / journal.NAME, other).close()
+    for place in checkpoint.places(run, now):
+        checkpoint.clean(Disk(), place)
     for name in ("best", "model"):
         tidy(run / name)
 
 
 def rest(run: Path, before: Before, prepared: Prepared) -> Job:
     """What is left to do of the run."""
-    folder = checkpoint.folder_of(run / checkpoint.FOLDER, before.step) if before.found else None
-    return prepared.job("train", run, folder)
+    return prepared.job("train", run, before.found.folder if before.found else None)
 
 
 def sentence(before: Before, prepared: Prepared) -> str:
@@ -136,6 +160,7 @@ def resumed(before: Before, prepared: Prepared, now: float) -> Event:
     """The first line of this life in the journal."""
     found: dict[str, Any] = {"event": "resumed", "time": round(now, 3), "step": before.step, "last": before.last}
     found |= {"state": prepared.holding.state, "state_reason": prepared.holding.reason}
+    found |= {"alternate": prepared.recipe.run.alternate}
     return found | {"replicas": prepared.recipe.run.replicas, "refused": before.refused}
 
 

@@ -18,8 +18,8 @@ from samestep.launch.engine import Engine, Program, Restore
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recipe.schema import Recipe
-from samestep.recover import shards
-from samestep.recover.journal import Journal
+from samestep.recover import alternate, shards
+from samestep.recover.journal import NAME, Journal
 from samestep.recover.protocol import Terms
 from samestep.replica.job import Job, copies
 from samestep.report.progress import Progress, progress, reading, show
@@ -85,11 +85,11 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
         prepared = prepare(recipe, overrides, say, bar)
     for line in chosen(prepared):
         say(line)
-    folder = _run_folder(run, recipe.stem)
+    folder = _run_folder(run, recipe.stem, prepared.alternate)
     summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)
     panel = progress(console, recipe.stem, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
     (folder / "recipe.yaml").write_text(dump(prepared.recipe))
-    with Journal(folder / "journal.jsonl") as journal:
+    with Journal(folder / NAME, prepared.alternate) as journal:
         journal.write(opening(prepared, began))
         with contextlib.closing(panel):
             carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
@@ -172,6 +172,7 @@ def opening(prepared: Prepared, now: float) -> Event:
         "rows_digest": prepared.rows_digest,
         "replicas": prepared.recipe.run.replicas,
         "base": str(prepared.base),
+        "alternate": prepared.recipe.run.alternate,
         "recipe": shards.digest(dump(prepared.recipe).encode()),
         "state": prepared.holding.state,
         "state_reason": prepared.holding.reason,
@@ -191,15 +192,19 @@ def _source(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _run_folder(asked: Path | None, name: str) -> Path:
-    """Create the folder of this run. RecipeError if `asked` holds anything."""
+def _run_folder(asked: Path | None, name: str, beside: Path | None) -> Path:
+    """Create the folder of this run, and its alternate `beside`. RecipeError if one of them holds anything."""
+    if beside is not None:
+        alternate.refuse_used(beside)
     if asked is None:
         numbers = (n for n in range(1, sys.maxsize) if not Path("runs", f"{name}-{n}").exists())
         asked = Path("runs", f"{name}-{next(numbers)}")
     if asked.exists() and (not asked.is_dir() or any(asked.iterdir())):
-        what = "holds another run" if (asked / "journal.jsonl").exists() else "is not an empty folder"
+        what = "holds another run" if (asked / NAME).exists() else "is not an empty folder"
         raise RecipeError(f"{asked} {what}; choose another folder with --run, or delete it first")
     asked.mkdir(parents=True, exist_ok=True)
+    if beside is not None:
+        alternate.take(beside, asked)
     return asked
 
 

@@ -103,7 +103,7 @@ def _events(job: Job, kind: str) -> list[Event]:
 
 def _with(recipe: Recipe, replicas: int) -> Recipe:
     """The recipe on another number of replicas, with a digest at every step."""
-    run = recipe.run.model_copy(update={"replicas": replicas})
+    run = recipe.run.model_copy(update={"replicas": replicas, "alternate": None})
     return recipe.model_copy(update={"run": run, "recover": recipe.recover.model_copy(update={"digest_every": 1})})
 
 

@@ -5,6 +5,8 @@ from bug import Bug
 CHECKPOINT = "recover/test_checkpoint.py::"
 POWER_CUT = CHECKPOINT + "test_after_a_power_cut_the_newest_is_whole_and_no_older_than_the_last_acknowledged"
 CRASH = "recover/test_crashpoints.py"
+JOURNAL = "recover/test_journal.py::"
+KEEPER = "recover/test_keeper.py::"
 RESUME = "verbs/test_resume.py::"
 
 BUGS = [
@@ -64,9 +66,9 @@ BUGS = [
     Bug(
         "rotation keeps one checkpoint less than asked for",
         "recover/checkpoint.py",
-        "[: -max(keep, 1)]",
-        "[: -max(keep - 1, 1)]",
-        CHECKPOINT + "test_the_newest_are_kept_and_at_least_one",
+        "[-max(keep, 1) :]",
+        "[-max(keep - 1, 1) :]",
+        CHECKPOINT + "test_the_newest_of_all_places_are_kept_and_at_least_one",
     ),
     Bug(
         "what a killed save left is taken for a checkpoint",
@@ -78,8 +80,8 @@ BUGS = [
     Bug(
         "the newest checkpoint is taken without a look at its data",
         "recover/checkpoint.py",
-        "return verify(folder_of(checkpoints, step)), refused",
-        "return read(folder_of(checkpoints, step)), refused",
+        "            verify(one.folder)\n",
+        "            read(one.folder)\n",
         CHECKPOINT + "test_the_newest_whole_one_is_loaded_and_the_reason_is_said",
     ),
     Bug(
@@ -141,7 +143,7 @@ BUGS = [
     Bug(
         "a damaged checkpoint of a later step counts as one to keep",
         "recover/keeper.py",
-        "if step <= newest]",
+        " if one.step <= newest]",
         "]",
         "recover/test_keeper.py::test_a_damaged_one_of_a_later_step_costs_no_whole_one_its_place",
     ),
@@ -169,41 +171,111 @@ BUGS = [
     Bug(
         "a torn last line of the journal is read",
         "recover/journal.py",
-        "enumerate(lines[:-1], start=1)",
-        "enumerate(filter(None, lines), start=1)",
+        'split(b"\\n")[:-1]]',
+        'split(b"\\n") if line]',
         "recover/test_journal.py::test_a_journal_cut_anywhere_holds_its_whole_lines_and_goes_on",
     ),
     Bug(
         "the journal goes on behind a torn line",
-        "recover/journal.py",
-        "os.ftruncate(self._file, _whole_lines(path))",
-        "pass",
+        "recover/lines.py",
+        "whole(self.path), True",
+        "whole(self.path), False",
         "recover/test_journal.py::test_a_journal_cut_anywhere_holds_its_whole_lines_and_goes_on",
     ),
     Bug(
         "a line of the journal that a full disk cut is left there",
-        "recover/journal.py",
-        "os.ftruncate(self._file, os.fstat(self._file).st_size - written)",
-        "pass",
+        "recover/lines.py",
+        "            self._torn = True\n            self._take_back(file)\n",
+        "",
         "recover/test_journal.py::test_a_line_that_was_written_in_part_is_taken_back",
     ),
     Bug(
         "lines of the journal wait for one another before they are written",
-        "recover/journal.py",
-        "            written = os.write(self._file, line)",
-        '            self.held = getattr(self, "held", b"") + line\n'
-        "            written = len(line)\n"
-        "            if self.held.count(b'\\n') == 8:\n"
-        "                os.write(self._file, self.held)\n"
-        '                self.held = b""',
+        "recover/lines.py",
+        "        written = os.write(file, line)",
+        '        self.held = getattr(self, "held", b"") + line\n'
+        "        written = len(line)\n"
+        "        if self.held.count(b'\\n') == 8:\n"
+        "            os.write(file, self.held)\n"
+        '            self.held = b""',
         "recover/test_journal.py",
     ),
     Bug(
         "the journal is not synced at its end",
-        "recover/journal.py",
-        "        os.fsync(self._file)\n",
-        "",
+        "recover/lines.py",
+        "                os.fsync(self._file)\n",
+        "                pass\n",
         "recover/test_journal.py",
+    ),
+    Bug(
+        "a line that the journal's disk refuses is lost",
+        "recover/lines.py",
+        "            self._append(self.kept[0])\n            self.kept.popleft()\n",
+        "            self._append(self.kept.popleft())\n",
+        JOURNAL + "test_lines_that_a_full_disk_refuses_are_kept_and_written_in_order_once_it_has_room",
+    ),
+    Bug(
+        "a torn line that could not be taken back stays before the next one",
+        "recover/lines.py",
+        "        self._take_back(self._file)\n",
+        "",
+        JOURNAL + "test_what_could_not_be_taken_back_at_once_is_before_the_next_line",
+    ),
+    Bug(
+        "a kill while the journal catches up repeats lines",
+        "recover/journal.py",
+        "lacking(_lines(self.path), _lines(self._aside.path))",
+        "_lines(self._aside.path)",
+        JOURNAL + "test_a_kill_while_it_catches_up_neither_loses_nor_repeats_a_line",
+    ),
+    Bug(
+        "lines that stand nowhere are not counted at the end",
+        "recover/journal.py",
+        "self._aside is None or self._aside.kept",
+        "False",
+        JOURNAL + "test_lines_that_are_nowhere_at_the_end_are_counted",
+    ),
+    Bug(
+        "a disk that has refused a shard is to commit the others",
+        "recover/checkpoint.py",
+        "places[max(map",
+        "places[min(map",
+        CHECKPOINT + "test_a_place_that_has_refused_a_shard_is_not_asked_for_the_rest",
+    ),
+    Bug(
+        "shards that the run's own disk has are not copied to the alternate",
+        "recover/keeper.py",
+        "if file.parent != into:",
+        "if False:",
+        KEEPER + "test_shards_in_both_places_are_brought_together_in_the_alternate_and_none_is_left",
+    ),
+    Bug(
+        "a disk that deletes nothing keeps rotation from the alternate",
+        "recover/keeper.py",
+        '"reason": str(error)})\n\n\ndef _found',
+        '"reason": str(error)})\n                return\n\n\ndef _found',
+        KEEPER + "test_a_disk_that_deletes_nothing_is_no_reason_to_fill_the_other",
+    ),
+    Bug(
+        "a copy of a shard holds its first piece only",
+        "recover/disk.py",
+        'iter(partial(file.read, PIECE), b"")',
+        "[file.read(PIECE)]",
+        "recover/test_disk.py::test_a_copy_of_several_pieces_is_whole",
+    ),
+    Bug(
+        "a checkpoint in the alternate is not looked for when a run is resumed",
+        "verbs/resume.py",
+        "checkpoint.places(run, *alternates)",
+        "checkpoint.places(run)",
+        RESUME + "test_it_goes_on_from_a_checkpoint_in_the_alternate",
+    ),
+    Bug(
+        "another run's alternate is taken",
+        "recover/alternate.py",
+        "    refuse_used(folder)  #",
+        "    pass  #",
+        "recover/test_alternate.py::test_another_run_s_is_refused_and_that_run_named",
     ),
     Bug(
         "what is saved in the background is no copy",

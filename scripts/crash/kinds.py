@@ -29,6 +29,10 @@ def _first(folder: Path) -> Saves:
     return Saves(trainable(tiny_models.smallest()), keep=3, first=True)
 
 
+def _alternate(folder: Path) -> Saves:
+    return Saves(trainable(tiny_models.smallest()), keep=3, first=False, beside=True)
+
+
 def _best(folder: Path) -> Model:
     file = tiny_models.tokenizer(folder)
     return Model("best", *(partial(tiny_models.write, tiny_models.small(seed), file) for seed in (1, 2)))
@@ -52,6 +56,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "lora": _lora,
     "rotation": _rotation,
     "first": _first,
+    "alternate": _alternate,
     "best": _best,
     "model": _model,
     "export": _export,

@@ -1,7 +1,7 @@
 """Saves of a checkpoint by two replicas, through what does them in a run, and what must be true after each end."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from samestep.errors import DataError
 from samestep.model.optim import AdamW
 from samestep.recipe.load import load
 from samestep.recover import checkpoint, journal
+from samestep.recover.checkpoint import Saved
 from samestep.recover.disk import Disk
 from samestep.recover.journal import Journal
-from samestep.replica.checkpoints import Checkpoints
+from samestep.replica.checkpoints import TRIES, Checkpoints
 from samestep.replica.job import Job
 from samestep.replica.state import State
 from samestep.sync.exact import share
@@ -72,10 +73,15 @@ class Wire:
 
 
 class Saves:
-    """first: whether there is no checkpoint before. keep: as in a recipe."""
+    """first: whether there is no checkpoint before. keep: as in a recipe.
 
-    def __init__(self, named: Mapping[str, nn.Parameter], keep: int, first: bool) -> None:
+    beside: the run folder refuses the second replica's shard until the last save, so that the others are committed in
+    the alternate, which is watched; the first replica's is copied there.
+    """
+
+    def __init__(self, named: Mapping[str, nn.Parameter], keep: int, first: bool, beside: bool = False) -> None:
         self._keep, self._first, self._recipe = keep, first, load(RECIPE, [f"recover.keep={keep}"])
+        self._beside = beside
         parameters = [nn.Parameter(torch.zeros(p.shape)) for p in named.values()]
         plan = layout([p.numel() for p in parameters], LANES, bucket=2048)
         self._replicas = []
@@ -87,9 +93,11 @@ class Saves:
     def prepare(self, run: Path) -> Path:
         """Make the folder of a run as it is before the save. Returns the folder to watch."""
         run.mkdir()
+        if self._beside:
+            (run / "alternate").mkdir()
         if not self._first:
             self._save(run, BEFORE)
-        return run / checkpoint.FOLDER
+        return self._places(run)[-1]
 
     def work(self, run: Path, tell: Tell) -> None:
         self._save(run, SAVED, tell)
@@ -109,7 +117,8 @@ class Saves:
         if life.code == 0:
             found += _untold(run, life)
         found += self._examine(run, self._promised(point, life, undisturbed))
-        checkpoint.clean(Disk(), run / checkpoint.FOLDER)
+        for place in self._places(run):
+            checkpoint.clean(Disk(), place)
         self._save(run, LAST)
         return found + self._examine(run, LAST) + self._left(run)
 
@@ -122,7 +131,11 @@ class Saves:
         return max([0 if self._first else BEFORE, done, *told])
 
     def _save(self, run: Path, step: int, tell: Tell = lambda event: None) -> None:
-        job = Job("train", self._recipe, run, [], run, steps=LAST, stop=LAST)
+        machines = self._recipe.run.model_copy(update={"alternate": str(run / "alternate") if self._beside else None})
+        recipe = self._recipe.model_copy(update={"run": machines})
+        job = Job("train", recipe, run, [], run, steps=LAST, stop=LAST)
+        if self._beside and step < LAST:
+            _refuse_second(job.places[0], step)
         with Journal(run / "journal.jsonl") as written:
             logbook = Logbook(job, written, [tell], {})
             for rank, trained in enumerate(self._replicas):
@@ -138,15 +151,18 @@ class Saves:
 
     def _examine(self, run: Path, promised: int) -> list[str]:
         """Whether each checkpoint is whole and of one step, and the newest one not older than `promised`."""
-        folder = run / checkpoint.FOLDER
-        newest, _ = checkpoint.newest(folder)
-        found = list(_damaged(folder))
+        saved = checkpoint.saved(*self._places(run))
+        newest, _ = checkpoint.newest(*self._places(run))
+        found = list(_damaged(saved))
         if (newest.step if newest else 0) < promised:
             found.append(f"the newest is of step {newest and newest.step}, but {promised} was acknowledged")
-        for step in checkpoint.steps(folder):
+        for step, folder in saved:
             with contextlib.suppress(DataError):  # then it is damaged, which has been said
-                found += [f"step {step}: {what}" for what in self._mixed(checkpoint.folder_of(folder, step), step)]
+                found += [f"step {step}: {what}" for what in self._mixed(folder, step)]
         return found
+
+    def _places(self, run: Path) -> tuple[Path, ...]:
+        return checkpoint.places(run, run / "alternate" if self._beside else None)
 
     def _mixed(self, folder: Path, step: int) -> list[str]:
         """What is not that of `step`, once the checkpoint has been restored."""
@@ -165,15 +181,14 @@ class Saves:
 
     def _left(self, run: Path) -> list[str]:
         """What is there beside the checkpoints that the recipe keeps."""
-        folder = run / checkpoint.FOLDER
-        kept = checkpoint.steps(folder)
-        found = sorted({path.name for path in folder.iterdir()} - {f"step-{step}" for step in kept})
-        for step in kept:
-            if not (checkpoint.folder_of(folder, step) / checkpoint.MANIFEST).exists():
+        places = self._places(run)
+        kept = checkpoint.saved(*places)
+        found = sorted({path.name for place in places for path in place.iterdir()} - {one.folder.name for one in kept})
+        for _, folder in kept:
+            if not (folder / checkpoint.MANIFEST).exists():
                 continue
-            names = {path.name for path in checkpoint.folder_of(folder, step).iterdir()}
-            wanted = set(checkpoint.read(checkpoint.folder_of(folder, step)).shards) | {checkpoint.MANIFEST}
-            found += sorted(names ^ wanted)
+            wanted = set(checkpoint.read(folder).shards) | {checkpoint.MANIFEST}
+            found += sorted({path.name for path in folder.iterdir()} ^ wanted)
         found += [f"{len(kept)} checkpoints"] if len(kept) > self._keep else []
         return [f"left over: {name}" for name in found]
 
@@ -192,10 +207,18 @@ def _digest(step: int) -> str:
     return f"sha256:{step:064}"
 
 
-def _damaged(folder: Path) -> Iterator[str]:
-    for step in checkpoint.steps(folder):
+def _refuse_second(place: Path, step: int) -> None:
+    """The names of the second replica's shard are taken, for each of its attempts."""
+    folder = checkpoint.partial_of(place, step)
+    folder.mkdir(parents=True)
+    for attempt in range(1, TRIES + 1):
+        (folder / f"shard-1-1-{attempt}.safetensors").touch()
+
+
+def _damaged(saved: Sequence[Saved]) -> Iterator[str]:
+    for _, folder in saved:
         try:
-            checkpoint.verify(checkpoint.folder_of(folder, step))
+            checkpoint.verify(folder)
         except DataError as error:
             yield f"damaged: {error}"
 

@@ -294,3 +294,9 @@ def test_a_refusal_of_our_own_ends_the_run_at_once():
 def test_a_run_whose_replicas_all_die_ends_with_what_is_known():
     with pytest.raises(ClusterError, match="killed by SIGKILL"):
         run("os.kill(os.getpid(), signal.SIGKILL)", restore=dict)
+
+
+def test_a_log_that_cannot_be_opened_keeps_nobody_from_starting(tmp_path, capfd):
+    (tmp_path / "logs").write_text("in the way")
+    run("print('word', rank)", replicas=2, logs=tmp_path / "logs")
+    assert sorted(capfd.readouterr().err.split()) == ["0", "1", "word", "word"]

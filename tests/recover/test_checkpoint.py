@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from samestep.errors import DataError
 from samestep.recover import checkpoint, shards
-from samestep.recover.checkpoint import Manifest
+from samestep.recover.checkpoint import Manifest, Saved
 from samestep.recover.disk import Disk
 from samestep.recover.shards import Part
 from tests.recover.power import Recorded, after_cut
@@ -21,6 +21,7 @@ from tests.recover.power import Recorded, after_cut
 SHAPES = {"a": [3, 5], "b.weight": [900]}
 CUTS = {"a": [0, 15], "b.weight": [0, 100, 900]}
 KINDS = ["weights", "moment0"]
+PLACES = [Path("run/checkpoints"), Path("alternate/checkpoints")]
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EMFILE]
 
 
@@ -48,18 +49,19 @@ def save(disk: Disk, folder: Path, step: int) -> Manifest:
 
 
 def rotate(disk: Disk, folder: Path, keep: int) -> None:
-    for step in checkpoint.surplus(checkpoint.steps(folder), keep):
-        checkpoint.discard(disk, folder, step)
+    for old in checkpoint.surplus(checkpoint.saved(folder), keep):
+        checkpoint.discard(disk, folder, old.step)
 
 
 def leftovers(folder: Path) -> list[Path]:
     return list(folder.glob("*.partial"))
 
 
-def same(folder: Path, manifest: Manifest) -> bool:
+def same(folder: Path, saved: Manifest | Saved) -> bool:
     """Whether the parts are those of one step: never mixed."""
-    wanted = {part: tensor for parts in tensors(manifest.step) for part, tensor in parts.items()}
-    found = dict(checkpoint.parts(checkpoint.folder_of(folder, manifest.step), manifest))
+    wanted = {part: tensor for parts in tensors(saved.step) for part, tensor in parts.items()}
+    place = checkpoint.folder_of(folder, saved.step)
+    found = dict(checkpoint.parts(place, checkpoint.read(place)))
     return found.keys() == wanted.keys() and all(
         torch.equal(torch.frombuffer(bytearray(found[part]), dtype=torch.float32), tensor)
         for part, tensor in wanted.items()
@@ -69,7 +71,7 @@ def same(folder: Path, manifest: Manifest) -> bool:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     saved = save(Disk(), tmp_path / "c", 7)
     found, refused = checkpoint.newest(tmp_path / "c")
-    assert found == saved and not refused and same(tmp_path / "c", found)
+    assert checkpoint.read(found.folder) == saved and not refused and same(tmp_path / "c", found)
 
 
 def test_the_newest_whole_one_is_loaded_and_the_reason_is_said(tmp_path: Path) -> None:
@@ -87,11 +89,48 @@ def test_there_may_be_none(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path / "nothing") == (None, [])
 
 
-@given(st.sets(st.integers(0, 50), min_size=1), st.integers(0, 5))
-def test_the_newest_are_kept_and_at_least_one(steps: set[int], keep: int) -> None:
-    surplus = checkpoint.surplus(sorted(steps), keep)
-    assert len(steps) - len(surplus) == min(len(steps), max(1, keep))
-    assert not surplus or max(surplus) < min(steps - set(surplus))
+@given(st.sets(st.tuples(st.integers(0, 50), st.sampled_from(PLACES)), min_size=1), st.integers(0, 5))
+def test_the_newest_of_all_places_are_kept_and_at_least_one(found: set[tuple[int, Path]], keep: int) -> None:
+    saved = [Saved(step, checkpoint.folder_of(place, step)) for step, place in found]
+    surplus = checkpoint.surplus(saved, keep)
+    steps, kept = {one.step for one in saved}, {one.step for one in set(saved) - set(surplus)}
+    assert kept == set(sorted(steps)[-max(1, keep) :])
+    assert [one.step for one in surplus] == sorted(one.step for one in saved if one.step not in kept)
+
+
+@pytest.mark.parametrize("elsewhere", [(), (2,), (1, 3)])
+def test_the_newest_whole_one_of_all_places_is_loaded(tmp_path: Path, elsewhere: tuple[int, ...]) -> None:
+    places = tmp_path / "run", tmp_path / "alternate"
+    for step in (1, 2, 3):
+        save(Disk(), places[step in elsewhere], step)
+    found, refused = checkpoint.newest(*places)
+    assert found == (3, places[3 in elsewhere] / "step-3") and not refused
+    (found.folder / "manifest.json").unlink()
+    found, refused = checkpoint.newest(*places)
+    assert found == (2, places[2 in elsewhere] / "step-2")
+    assert [reason for reason in refused if str(places[3 in elsewhere] / "step-3/manifest.json") in reason]
+
+
+def test_of_one_step_in_two_places_that_of_the_first_is_loaded_and_the_other_where_it_is_not_whole(
+    tmp_path: Path,
+) -> None:
+    places = tmp_path / "run", tmp_path / "alternate"
+    for place in places:
+        save(Disk(), place, 1)
+    assert checkpoint.newest(*places)[0] == (1, places[0] / "step-1")
+    (places[0] / "step-1/manifest.json").unlink()
+    assert checkpoint.newest(*places)[0] == (1, places[1] / "step-1")
+
+
+@pytest.mark.parametrize(("wrote", "tried"), [("aaa", "abc"), ("aba", "bc"), ("bbb", "bc"), ("ccc", "c"), ("abc", "c")])
+def test_a_place_that_has_refused_a_shard_is_not_asked_for_the_rest(wrote: str, tried: str) -> None:
+    places = list(map(Path, "abc"))
+    assert list(checkpoint.takers(places, map(Path, wrote))) == list(map(Path, tried))
+
+
+def test_a_run_without_an_alternate_has_one_place() -> None:
+    assert checkpoint.places(Path("run"), None) == (Path("run/checkpoints"),)
+    assert checkpoint.places(Path("run"), "/other") == (Path("run/checkpoints"), Path("/other/checkpoints"))
 
 
 def test_what_a_kill_left_is_no_checkpoint_and_is_written_over(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ POSSIBLE = sys.platform == "linux" and shutil.which("cc") is not None
 @pytest.mark.slow
 @pytest.mark.skipif(not POSSIBLE, reason="needs Linux and a C compiler")
 def test_no_kill_and_no_error_loses_mixes_or_leaves_anything() -> None:
-    command = [sys.executable, CAMPAIGN, "--json", "--kinds", "rotation", "best", "--errors", "ENOSPC"]
+    command = [sys.executable, CAMPAIGN, "--json", "--kinds", "rotation", "alternate", "best", "--errors", "ENOSPC"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.stdout, done.stderr
     for found in json.loads(done.stdout)["results"]:

@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,37 @@ SHAPES = {"a": [8]}
 
 
 class Refusing:
-    """`os` whose unlink fails for a while."""
+    """`os` whose unlink fails for a while, and whose calls named in `fail` do on what is below `at`."""
 
     refuse = False
+    fail: tuple[str, ...] = ()
+
+    def __init__(self, at: Path) -> None:
+        self._at = at
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
+        return partial(self._call, name) if name in self.fail else getattr(os, name)
 
     def unlink(self, path: Path) -> None:
         if self.refuse:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        path.unlink()
+        self._call("unlink", path)
+
+    def _call(self, name: str, target: Path | int, *rest: Any) -> Any:
+        path = Path(f"/proc/self/fd/{target}").readlink() if isinstance(target, int) else target
+        if name in self.fail and path.is_relative_to(self._at):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return getattr(os, name)(target, *rest)
 
 
 @pytest.fixture
-def system() -> Refusing:
-    return Refusing()
+def system(tmp_path: Path) -> Refusing:
+    return Refusing(tmp_path / "c")
 
 
 @pytest.fixture
 def keeper(system: Refusing, tmp_path: Path) -> Iterator[Keeper]:
-    keeper = Keeper(tmp_path / "c", 1, Disk(system))
+    keeper = Keeper([tmp_path / "c"], 1, Disk(system))
     yield keeper
     keeper.close()
 
@@ -52,7 +63,8 @@ def shard(folder: Path, step: int, rank: int, given_up: bool = False, generation
     written = None if given_up else asdict(shards.write(Disk(), into / name, {part: torch.ones(4)}))
     known = {"digest": "sha256:0", "shapes": SHAPES, "updates": [step], "kinds": ["weights"], "state": {}}
     place = {"step": step, "rank": rank, "of": 2, "generation": generation}
-    return place | {"file": None if given_up else name, "shard": written, "manifest": None if rank else known}
+    where = {"folder": None, "file": None} if given_up else {"folder": str(into), "file": name}
+    return place | where | {"shard": written, "manifest": None if rank else known}
 
 
 def told(keeper: Keeper) -> list[tuple[str, int]]:
@@ -137,3 +149,140 @@ def test_a_damaged_one_of_a_later_step_costs_no_whole_one_its_place(keeper: Keep
     keeper.settled()
     found, _ = checkpoint.newest(tmp_path / "c")
     assert found is not None and found.step == 2
+
+
+@pytest.fixture
+def two(system: Refusing, tmp_path: Path) -> Iterator[Keeper]:
+    """With an alternate."""
+    (tmp_path / "other").mkdir()
+    keeper = Keeper([tmp_path / "c", tmp_path / "other/c"], 2, Disk(system))
+    yield keeper
+    keeper.close()
+
+
+def there(*places: Path) -> list[list[str]]:
+    return [sorted(path.name for path in place.iterdir()) if place.exists() else [] for place in places]
+
+
+def test_an_alternate_is_not_touched_while_the_run_s_own_disk_takes_all(two: Keeper, tmp_path: Path) -> None:
+    save(two, tmp_path / "c", 1)
+    two.settled()
+    (event,) = two.told()
+    assert (
+        event["folder"] == str(tmp_path / "c/step-1") and "refused" not in event and there(tmp_path / "other") == [[]]
+    )
+
+
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+def test_what_the_run_s_own_disk_does_not_commit_is_copied_to_the_alternate(
+    two: Keeper, system: Refusing, tmp_path: Path, call: str
+) -> None:
+    shards = [shard(tmp_path / "c", 1, rank) for rank in range(2)]
+    system.fail = (call,)
+    for event in shards:
+        two.shard(event)
+    two.settled()
+    (event,) = two.told()
+    assert (event["event"], event["folder"]) == ("checkpoint", str(tmp_path / "other/c/step-1"))
+    assert "No space left on device" in event["refused"] and str(tmp_path / "c") in event["refused"]
+    found, refused = checkpoint.newest(tmp_path / "other/c")
+    assert found is not None and not refused
+
+
+def test_a_disk_that_refuses_after_the_name_is_given_has_it_in_the_alternate_too(
+    two: Keeper, system: Refusing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = [shard(tmp_path / "c", 1, rank) for rank in range(2)]
+
+    def rename(old: Path, new: Path) -> None:
+        old.rename(new)
+        system.fail = ("fsync",)
+
+    monkeypatch.setattr(system, "rename", rename, raising=False)
+    for event in shards:
+        two.shard(event)
+    assert told(two) == [("checkpoint", 1)]
+    assert there(tmp_path / "c", tmp_path / "other/c") == [["step-1"], ["step-1"]]
+    assert checkpoint.newest(tmp_path / "other/c")[0] is not None
+
+
+def test_shards_in_both_places_are_brought_together_in_the_alternate_and_none_is_left(
+    two: Keeper, tmp_path: Path
+) -> None:
+    two.shard(shard(tmp_path / "c", 1, 0))
+    two.shard(shard(tmp_path / "other/c", 1, 1))
+    two.settled()
+    (event,) = two.told()
+    assert event["refused"] == f"{tmp_path / 'c'} has refused a part of it"
+    assert there(tmp_path / "c", tmp_path / "other/c") == [[], ["step-1"]]
+    assert checkpoint.verify(tmp_path / "other/c/step-1").shards.keys() == {"shard-1-0", "shard-1-1"}
+
+
+def test_a_shard_that_is_damaged_on_its_way_is_found_and_the_one_before_stays(two: Keeper, tmp_path: Path) -> None:
+    save(two, tmp_path / "c", 1)
+    first, second = shard(tmp_path / "c", 2, 0), shard(tmp_path / "other/c", 2, 1)
+    file = checkpoint.partial_of(tmp_path / "c", 2) / "shard-1-0"
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    two.shard(first)
+    two.shard(second)
+    assert told(two) == [("checkpoint", 1), ("checkpoint_failed", 2)]
+    assert there(tmp_path / "c", tmp_path / "other/c") == [["step-1"], []]
+
+
+def test_where_both_disks_refuse_both_reasons_are_told(two: Keeper, system: Refusing, tmp_path: Path) -> None:
+    shards = [shard(tmp_path / "c", 1, rank) for rank in range(2)]
+    system.fail, system._at = ("write",), tmp_path
+    for event in shards:
+        two.shard(event)
+    two.settled()
+    (event,) = two.told()
+    assert event["event"] == "checkpoint_failed"
+    assert all(f"{tmp_path / place}" in event["reason"] for place in ("c/step-1", "other/c/step-1"))
+    assert there(tmp_path / "c", tmp_path / "other/c") == [[], []]
+
+
+def test_the_newest_of_both_places_are_kept(two: Keeper, tmp_path: Path) -> None:
+    for step, place in ((1, "c"), (2, "other/c"), (3, "c"), (4, "other/c"), (5, "other/c")):
+        save(two, tmp_path / place, step)
+        two.settled()
+    assert there(tmp_path / "c", tmp_path / "other/c") == [[], ["step-4", "step-5"]]
+    save(two, tmp_path / "c", 6)
+    two.settled()
+    assert there(tmp_path / "c", tmp_path / "other/c") == [["step-6"], ["step-5"]]
+
+
+def test_a_disk_that_deletes_nothing_is_no_reason_to_fill_the_other(
+    two: Keeper, system: Refusing, tmp_path: Path
+) -> None:
+    save(two, tmp_path / "c", 1)
+    two.settled()
+    system.fail = ("rename",)
+    for step in (2, 3, 4):
+        save(two, tmp_path / "other/c", step)
+    two.settled()
+    assert there(tmp_path / "c", tmp_path / "other/c") == [["step-1"], ["step-3", "step-4"]]
+    assert [event["step"] for event in two.told() if event["event"] == "rotation_failed"] == [3, 4]
+
+
+def test_one_that_a_generation_before_has_saved_in_the_alternate_is_not_saved_again(
+    two: Keeper, tmp_path: Path
+) -> None:
+    save(two, tmp_path / "other/c", 1)
+    save(two, tmp_path / "c", 1)
+    assert told(two) == [("checkpoint", 1)]
+    assert there(tmp_path / "c", tmp_path / "other/c") == [[], ["step-1"]]
+
+
+def test_a_damaged_one_that_cannot_be_deleted_is_saved_again_in_the_alternate(
+    two: Keeper, system: Refusing, tmp_path: Path
+) -> None:
+    save(two, tmp_path / "c", 1)
+    two.settled()
+    tear(tmp_path / "c/step-1")
+    shards = [shard(tmp_path / "c", 1, rank) for rank in range(2)]
+    system.fail = ("unlink",)
+    for event in shards:
+        two.shard(event)
+    two.settled()
+    found, _ = checkpoint.newest(tmp_path / "c", tmp_path / "other/c")
+    assert found is not None and found.folder == tmp_path / "other/c/step-1"

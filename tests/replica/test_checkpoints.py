@@ -49,7 +49,7 @@ def trained(steps, scrub=0):
 
 def saved(job, step, watch, told):
     """The folder of the checkpoint; training goes on while it is written."""
-    saving, keeper = Checkpoints(job, step, watch, told, Disk()), Keeper(job.run / checkpoint.FOLDER, 1, Disk())
+    saving, keeper = Checkpoints(job, step, watch, told, Disk()), Keeper(job.places, 1, Disk())
     saving.enter(loopback.connect(1)[0], 1)
     saving.save("sha256:0")
     step.state.weights.zero_()
@@ -95,3 +95,55 @@ def test_it_is_saved_where_it_is_due_and_before_a_stop(tmp_path, told):
     for step.number in range(1, 6):
         saving.after(f"digest {step.number}", stop=step.number == 5)
     assert due == [(n, f"digest {n}") for n in (2, 4, 5)]
+
+
+def beside(tmp_path, full):
+    """A job with an alternate, whose run folder takes no checkpoint where `full`."""
+    for name in ("run", "alternate"):
+        (tmp_path / name).mkdir()
+    if full:
+        (tmp_path / "run/checkpoints").write_text("in the way")
+    recipe = Recipe(steps=9, run={"alternate": str(tmp_path / "alternate")})
+    return Job("train", recipe, tmp_path, [], tmp_path / "run", 9, 9)
+
+
+@pytest.mark.parametrize(("full", "where"), [(False, "run"), (True, "alternate")])
+def test_a_shard_that_the_run_folder_refuses_goes_to_the_alternate_and_says_so(tmp_path, told, full, where):
+    job, line = beside(tmp_path, full), told()
+    saving = Checkpoints(job, trained(3), Watched(None), line, Disk())
+    saving.enter(loopback.connect(1)[0], 1)
+    saving.save("sha256:0")
+    saving.wait()
+    (event,) = line.of("shard")
+    assert event["folder"] == str(tmp_path / where / "checkpoints/step-3.partial")
+    assert (tmp_path / where / "checkpoints/step-3.partial" / event["file"]).is_file()
+    assert [failed["attempt"] for failed in line.of("save_failed")] == [1, 2, 3] * full
+
+
+def test_a_shard_that_no_disk_takes_is_given_up(tmp_path, told):
+    job, line = beside(tmp_path, full=True), told()
+    (tmp_path / "alternate").rmdir()
+    saving = Checkpoints(job, trained(1), Watched(None), line, Disk())
+    saving.enter(loopback.connect(1)[0], 1)
+    saving.save("sha256:0")
+    saving.wait()
+    (event,) = line.of("shard")
+    assert (event["folder"], event["file"], event["shard"]) == (None, None, None)
+    reasons = [failed["reason"] for failed in line.of("save_failed")]
+    assert len(reasons) == 6 and "run/checkpoints" in reasons[0] and "alternate/checkpoints" in reasons[3]
+
+
+def test_what_is_in_the_alternate_is_gone_on_with(tmp_path, told):
+    job = beside(tmp_path, full=True)
+    line = told()
+    saving = Checkpoints(job, trained(3), Watched(7), line, Disk())
+    keeper = Keeper(job.places, 1, Disk())
+    saving.enter(loopback.connect(1)[0], 1)
+    saving.save("sha256:0")
+    saving.wait()
+    keeper.shard(line.of("shard")[0])
+    keeper.close()
+    found, _ = checkpoint.newest(*job.places)
+    (_, step), watch = begun(), Watched(None)
+    Checkpoints(replace(job, checkpoint=found.folder), step, watch, told(), Disk()).resume()
+    assert (step.number, watch.seen) == (3, 7)

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from samestep.report.progress import Lines, LivePanel, Speed, progress, reading
+from samestep.report.progress import Lines, LivePanel, Speed, progress, reading, show
 
 
 def step(number, loss=2.0, tokens=1000, seconds=0.5):
@@ -76,3 +76,27 @@ def test_reading_leaves_the_terminal_in_order_after_an_error():
     with reading(console):  # rich refuses a second live display while one is left
         pass
     assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().find("\x1b[?25l")  # the cursor is shown again
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            {"event": "journal_failed", "reason": "run/journal.jsonl: No space left on device", "bytes": 9},
+            "journal: run/journal.jsonl: No space left on device; training goes on, and its lines are kept and tried "
+            "again",
+        ),
+        (
+            {"event": "journal_written", "lines": 12},
+            "journal: its disk takes lines again, the 12 that were kept are there",
+        ),
+        (
+            {"event": "checkpoint", "step": 4, "refused": "run/c has refused a part of it", "folder": "other/c/step-4"},
+            "checkpoint of step 4: run/c has refused a part of it; it is in other/c/step-4",
+        ),
+    ],
+)
+def test_what_a_disk_has_refused_is_said_and_where_it_is(event, line):
+    written = []
+    show(Lines(written.append, 25, 3, 10), event)
+    assert written == [line]

@@ -9,9 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from samestep.data import pack
 from samestep.data.rows import rows_of
 from samestep.errors import DataError, RecipeError
+from samestep.recipe.schema import Recipe
 from samestep.replica.job import parse
 from samestep.replica.setup import feed_of, fixed_of
-from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.prepare import Prepared, anchored, prepare
 
 WORDS = ["[end]", *(f"w{i}" for i in range(1, 40))]
 Make = Callable[..., Prepared]
@@ -150,3 +151,16 @@ def test_a_second_start_encodes_nothing(make: Make) -> None:
     again = make(TWO, said.append, data=WEIGHTED)
     assert said == [] and again.rows_digest == first.rows_digest
     assert [corpus.folder for corpus in again.corpora.values()] == [corpus.folder for corpus in first.corpora.values()]
+
+
+@pytest.mark.parametrize(("given", "found"), [("beside", "beside"), ("../up", "../up"), ("/else/where", "/else/where")])
+def test_an_alternate_starts_at_the_recipe_s_folder_and_is_found_from_anywhere(
+    tmp_path: Path, given: str, found: str
+) -> None:
+    recipe = anchored(Recipe(steps=1, run={"alternate": given}), tmp_path)
+    assert recipe.run.alternate == str((tmp_path / found).resolve())
+    assert anchored(recipe, Path("/other")) == recipe
+
+
+def test_without_an_alternate_there_is_none(tmp_path: Path) -> None:
+    assert anchored(Recipe(steps=1), tmp_path).run.alternate is None

@@ -11,7 +11,7 @@ from rich.console import Console
 from samestep.errors import DataError, RecipeError, VerifyError
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
-from samestep.recover import journal
+from samestep.recover import alternate, journal
 from samestep.recover.journal import Journal
 from samestep.verbs.audit import audit, clean
 from samestep.verbs.prepare import prepare
@@ -30,12 +30,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     return train(RECIPE, [*CHANGES, "run.replicas=2"], tmp_path_factory.mktemp("whole") / "run", "local", NOWHERE)
 
 
-def stopped(run: Path, after: int, replicas: int = 2) -> Path:
-    """A run folder as a kill leaves it after so many steps."""
-    prepared = prepare(RECIPE, [*CHANGES, f"run.replicas={replicas}"], lambda line: None)
+def stopped(run: Path, after: int, replicas: int = 2, beside: Path | None = None) -> Path:
+    """A run folder as a kill leaves it after so many steps. beside: an alternate, which has all of its checkpoints."""
+    changes = [*CHANGES, f"run.replicas={replicas}", f"run.alternate={beside or 'null'}"]
+    prepared = prepare(RECIPE, changes, lambda line: None)
     run.mkdir()
+    if beside:
+        (run / "checkpoints").write_text("in the way")
+        alternate.take(beside, run)
     (run / "recipe.yaml").write_text(dump(prepared.recipe))
-    with Journal(run / "journal.jsonl") as written:
+    with Journal(run / "journal.jsonl", beside) as written:
         written.write(opening(prepared, 0.0))
         job = dataclasses.replace(prepared.job("train", run), stop=after, finish=False)
         execute(job, Local(), written, [])
@@ -149,3 +153,58 @@ def test_under_fast_where_each_replica_holds_everything_it_is_saved_once(tmp_pat
     train(RECIPE, changes, tmp_path / "run", "local", NOWHERE)
     told = [event["event"] for event in journal.read(tmp_path / "run/journal.jsonl")]
     assert told.count("checkpoint") == 1 and "checkpoint_failed" not in told
+
+
+def saved(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("override", [[], ["run.replicas=3"]])
+def test_it_goes_on_from_a_checkpoint_in_the_alternate(whole: Summary, tmp_path: Path, override: list[str]) -> None:
+    run = stopped(tmp_path / "run", 5, beside=tmp_path / "beside")
+    assert saved(tmp_path / "beside") == ["step-2", "step-4"]
+    summary, text = said(run, *override)
+    assert summary.digest == whole.digest and "resuming after step 4," in text
+    assert saved(tmp_path / "beside") == ["step-2", "step-4", "step-6"]
+
+
+def test_an_alternate_can_be_set_and_changed_when_it_is_resumed(whole: Summary, tmp_path: Path) -> None:
+    run = stopped(tmp_path / "run", 3, beside=tmp_path / "beside")
+    (tmp_path / "beside/journal.jsonl").write_bytes(journal.encode({"event": "left behind"}))
+    summary, text = said(run, f"run.alternate={tmp_path / 'new'}")
+    assert summary.digest == whole.digest and "resuming after step 2," in text
+    assert (saved(tmp_path / "beside"), saved(tmp_path / "new")) == (["step-2"], ["step-4", "step-6"])
+    events = journal.read(run / "journal.jsonl")
+    kinds = [event["event"] for event in events]
+    assert kinds.index("left behind") < kinds.index("resumed") and not (tmp_path / "beside/journal.jsonl").exists()
+    assert [event.get("alternate") for event in events if event["event"] in ("opened", "resumed")] == [
+        str(tmp_path / "beside"),
+        str(tmp_path / "new"),
+    ]
+
+
+def test_lines_and_checkpoints_are_found_in_an_alternate_that_only_the_command_line_names(
+    whole: Summary, tmp_path: Path
+) -> None:
+    run, beside = stopped(tmp_path / "run", 3), tmp_path / "beside"
+    alternate.take(beside, run)
+    (run / "checkpoints").rename(beside / "checkpoints")
+    (beside / "journal.jsonl").write_bytes(journal.encode({"event": "left behind"}))
+    summary, text = said(run, f"run.alternate={beside}")
+    assert summary.digest == whole.digest and "resuming after step 2," in text
+    assert "left behind" in [event["event"] for event in journal.read(run / "journal.jsonl")]
+
+
+def test_another_run_s_alternate_is_refused_when_it_is_resumed(tmp_path: Path) -> None:
+    stopped(tmp_path / "other", 2, beside=tmp_path / "beside")
+    run = stopped(tmp_path / "run", 1)
+    with pytest.raises(RecipeError, match=r"run\.alternate .*beside holds what is of the run .*other; choose another"):
+        resume(run, [f"run.alternate={tmp_path / 'beside'}"], "local", NOWHERE)
+
+
+def test_a_run_does_not_begin_with_an_alternate_that_holds_anything(tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside/file").touch()
+    with pytest.raises(RecipeError, match=r"run\.alternate .*beside is not an empty folder; choose another"):
+        train(RECIPE, [*CHANGES, f"run.alternate={tmp_path / 'beside'}"], tmp_path / "run", "local", NOWHERE)
+    assert not (tmp_path / "run").exists()
