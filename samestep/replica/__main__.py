@@ -20,12 +20,13 @@ def _work(control: Control) -> None:
     import torch
 
     from samestep.replica.job import parse
+    from samestep.replica.pilot import pilot
     from samestep.replica.repeat import repeat
     from samestep.replica.train import train
 
     job = parse(control.place.work)
     torch.set_num_threads(job.recipe.compute.threads)
-    {"train": train, "repeat": repeat}[job.kind](job, control)
+    {"train": train, "repeat": repeat, "pilot": pilot}[job.kind](job, control)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from samestep.recover import checkpoint
 
 @dataclass(frozen=True)
 class Job:
-    kind: str  # train | repeat
+    kind: str  # train | repeat | pilot
     recipe: Recipe
     base: Path  # relative paths of the recipe start here
     corpora: list[Path]  # the prepared ones, one a source

@@ -25,6 +25,7 @@ class Operation(IntEnum):
     END = 10  # nothing more is to be done
     INTACT = 11  # what rests here has not changed
     ORIGIN = 12  # where a loss or gradient that is not finite comes from
+    PILOT = 13  # how long exchanges take
 
 
 class Tag(NamedTuple):

@@ -1,0 +1,1 @@
+"""WHAT WILL HAPPEN: time, and later memory and cost, from numbers alone."""

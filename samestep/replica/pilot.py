@@ -1,0 +1,124 @@
+"""What a pilot measures, on all replicas at once: they share processors, memory and links as they will in the run."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from samestep.data.feed import MicroBatch
+from samestep.data.order import mix
+from samestep.model.optim import rule
+from samestep.model.task import Task
+from samestep.replica.board import Phase
+from samestep.replica.job import Job
+from samestep.replica.place import Control, only_wire
+from samestep.replica.setup import feed_of, task_of
+from samestep.sync.flat import trainable
+from samestep.wire.collective import Collective, Operation, Tag, all_gather, everybody_ready
+
+SIZES = tuple(1 << power for power in (10, 14, 17, 19, 21, 23, 25))  # bytes to each peer
+LONG = 1.0  # seconds of an exchange after which no larger one is tried
+ROUNDS = 4  # the first does not count
+ELEMENTS = 1 << 21  # of the tensors that the optimizer and memory are timed on
+
+
+def pilot(job: Job, control: Control) -> None:
+    """Send what was measured; of each number the largest of any replica."""
+    wire = only_wire(control)
+    task, feed = task_of(job), feed_of(job)
+    plan, control_phase = feed.step(0), control.phase
+    batch = feed.micro_batch(plan, wire.rank % job.recipe.lanes, 0)
+    if task.log_probabilities is not None:
+        with torch.no_grad():
+            batch = replace(batch, reference=task.log_probabilities(batch))
+    control_phase(1, Phase.BACKWARD)
+    forward, backward = compute(job, task, batch, wire)
+    found = {
+        "forward": forward,
+        "backward": backward,
+        "update": slowest(wire, update_seconds(job)),
+        "pass_": slowest(wire, pass_seconds()),
+        "exchange": table(wire),
+        "elements": sum(parameter.numel() for parameter in trainable(task.module).values()),
+    }
+    if wire.rank == 0:
+        control.send({"event": "measured", "replicas": wire.size} | found)
+    control_phase(1, Phase.DONE)
+    everybody_ready(wire, Tag(1, Operation.END))
+    wire.close()
+
+
+def compute(job: Job, task: Task, batch: MicroBatch, wire: Collective) -> tuple[float, float]:
+    """Seconds of forward and of backward of a micro-batch, while all replicas compute."""
+    targets, pieces = int((batch.targets >= 0).sum()), 0 if batch.pieces is None else len(batch.pieces)
+    times = []
+    for number in range(ROUNDS):
+        torch.manual_seed(mix(job.recipe.seed, 0, 0, number))
+        everybody_ready(wire, Tag(number, Operation.BEGIN))
+        began = time.perf_counter()
+        loss = task.loss(batch) / max(1, task.terms(targets, pieces))
+        middle = time.perf_counter()
+        loss.backward()  # type: ignore[no-untyped-call]
+        times.append((middle - began, time.perf_counter() - middle))
+        task.module.zero_grad()
+    forward, backward = (statistics.median(each[part] for each in times[1:]) for part in (0, 1))
+    return slowest(wire, forward), slowest(wire, backward)
+
+
+def update_seconds(job: Job) -> float:
+    """Of the optimizer, an element."""
+    chosen = rule(job.recipe.optimizer)
+    weights, gradient, *moments = (torch.zeros(ELEMENTS) for _ in range(2 + chosen.moments))
+    kept = [[moment] for moment in moments]
+    return timed(lambda: chosen.update([weights], [gradient], kept, [1], 1e-3, True)) / ELEMENTS
+
+
+def pass_seconds() -> float:
+    """Of adding one tensor to another, an element."""
+    one, other = torch.zeros(ELEMENTS), torch.zeros(ELEMENTS)
+    return timed(lambda: one.add_(other)) / ELEMENTS
+
+
+def timed(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[1:])
+
+
+def table(wire: Collective) -> list[tuple[int, float]]:
+    """Seconds until every replica has what all others sent it, by the bytes that each sends to each."""
+    found: list[tuple[int, float]] = []
+    for index, size in enumerate(SIZES if wire.size > 1 else SIZES[:1]):
+        rounds = ROUNDS if not found or found[-1][1] < LONG / ROUNDS else 2
+        found.append((size, exchanged(wire, index, size, rounds)))
+        if found[-1][1] > LONG:
+            break
+    return found
+
+
+def exchanged(wire: Collective, index: int, size: int, rounds: int) -> float:
+    """The median; the first round does not count."""
+    peers, like = [rank for rank in range(wire.size) if rank != wire.rank], torch.zeros(0)
+    mine = wire.memory(size // 4, like)
+    places = {rank: [torch.empty_like(mine)] for rank in peers}
+    times = []
+    for number in range(rounds):
+        tag = Tag(number, Operation.PILOT, index)
+        everybody_ready(wire, tag)
+        began = time.perf_counter()
+        wire.exchange(tag, {rank: [mine] for rank in peers}, places).wait()
+        times.append(slowest(wire, time.perf_counter() - began))
+    return statistics.median(times[1:])
+
+
+def slowest(wire: Collective, seconds: float) -> float:
+    """The largest of all replicas' numbers."""
+    mine = torch.tensor([seconds], dtype=torch.float64)
+    others = [mine if rank == wire.rank else torch.empty_like(mine) for rank in range(wire.size)]
+    all_gather(wire, Tag(0, Operation.PILOT), mine, others).wait()
+    return max(float(other) for other in others)
