@@ -20,6 +20,7 @@ shard       a replica's part of a checkpoint is on the disk: step, file (None wh
 checkpoint  all parts are, and were read back: step, digest of the model, bytes, seconds
 save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
+shared_memory_failed  a replica's messages go through sockets in this generation, which is slower: reason
 rotation_failed    an older checkpoint could not be deleted after that of step: step, reason
 best_failed        the model folder best/ could not be written: step, reason; the one before it stays
 resumed     the run goes on: step (0: from the start), last (the last step in the journal), replicas, refused

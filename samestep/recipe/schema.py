@@ -224,6 +224,7 @@ class Run(Section):
     replicas: Count = 1
     replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
     silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
+    transport: Literal["auto", "sockets"] = "auto"  # auto: shared memory; sockets copy, and are slower
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
     log_every: Count = 10  # steps between plain lines when the output is no terminal
 
@@ -257,6 +258,12 @@ class Recipe(Section):
             raise conflict(
                 "recompute_every compares bits, which sync.strategy fast lets kernels change; use exact",
                 "recover.recompute_every",
+                "sync.strategy",
+            )
+        if self.run.transport != "auto" and self.sync.strategy == "fast":
+            raise conflict(
+                "sync.strategy fast has a transport of its own; remove run.transport or use exact",
+                "run.transport",
                 "sync.strategy",
             )
         if self.run.replicas > self.lanes:

@@ -63,6 +63,7 @@ def after(run: Run) -> Wish:
     """What a committed step entails. Done again by the next generation where a replica is lost in it; the engine drops
     what it has been told before.
     """
+    run.tell_of_shortage()
     digest = tell(run) if run.wire.rank == 0 else None
     run.watch.after(run.step.number)
     wish = run.step.sums.wish if run.step.sums else Wish.NONE

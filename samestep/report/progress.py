@@ -126,6 +126,8 @@ def show(panel: Progress, event: Event) -> None:
         panel.replicas = event["replicas"]
     if event["event"] == "step":
         panel.step(event)
+    elif event["event"] == "shared_memory_failed":
+        panel.note(f"replica {event['rank']}: {event['reason']}; its messages go through sockets, which is slower")
     elif event["event"] in UNSAVED:
         what, so = UNSAVED[event["event"]]
         panel.note(f"{what} of step {event['step']}: {event['reason']}; {so}")
