@@ -55,6 +55,7 @@ class SharedLoan:
         self._wire.release(self._account)
 
     def returned(self) -> None:
+        self._wire.flush()
         while self._account.out:
             self._wire.move()
 
@@ -137,11 +138,15 @@ class SharedMemory:
         return self._ended() is not None
 
     def release(self, account: Account) -> None:
+        """The peers are told with the next call, most often in one message with what is sent then."""
         for peer, number in account.borrowed:
             peer.release(number)
-        for peer in {peer.rank: peer for peer, _ in account.borrowed}.values():
-            self._send(peer)
         account.borrowed.clear()
+
+    def flush(self) -> None:
+        for peer in self._peers.values():
+            if peer.outbox.queue:
+                self._send(peer)
 
     def _ended(self) -> Exception | None:
         """Peers that are gone end it once something is due from them: before that, all may have been said."""
@@ -226,12 +231,14 @@ class SharedMemory:
             self._match(peer, peer.early.popleft())
 
     def _take_in(self, milliseconds: int | None) -> None:
+        self.flush()
         self._note_interests()
         for descriptor, events in self._poll.poll(milliseconds):
             if descriptor == self._wake_read.fileno():
                 self._wake_read.recv(4096)
             else:
                 self._serve(self._by_descriptor[descriptor], events)
+        self.flush()
 
     def _note_interests(self) -> None:
         for peer in self._peers.values():
@@ -285,7 +292,6 @@ class SharedMemory:
         if due.account.copies:
             due.target.copy_(values)
             peer.release(number)
-            self._send(peer)
         else:
             due.account.found[peer.rank][due.place] = values
             due.account.borrowed.append((peer, number))

@@ -81,6 +81,7 @@ def test_a_loan_is_not_returned_before_the_borrower_has_released_it():
         waiting.start()
         assert not came_back.wait(0.1)
         loan.release()
+        loan.returned()
         waiting.join(5)
         assert came_back.is_set()
 
