@@ -102,7 +102,7 @@ def replica(mode: str, rows: int, steps: int) -> None:
     """One replica: the engine starts this file again for each."""
     from samestep.launch.own import start
 
-    wire = start(REPLICAS, transport="torch" if mode == "fast" else "sockets")
+    wire = start(REPLICAS, transport="torch" if mode == "fast" else "shared memory")
     import torch
 
     from samestep.model.gpt import GPT, Shape

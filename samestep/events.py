@@ -22,6 +22,7 @@ checkpoint  all parts are, and were read back: step, digest of the model, bytes,
             the alternate: why it is not in the run folder
 save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
+shared_memory_failed  a replica's messages go through sockets in this generation, which is slower: reason
 rotation_failed    an older checkpoint could not be deleted after that of step: step, reason
 journal_failed     the journal's disk refuses its lines: reason, bytes (of the journal then); they are kept for later
 journal_written    it takes lines again: lines (those that were kept, all of them are there)

@@ -21,7 +21,7 @@ class Program:
     """
 
     command: Sequence[str]
-    transport: str = "sockets"  # sockets | torch
+    transport: str = "shared memory"  # shared memory | sockets | torch
     threads: int = 1  # a replica
     work: dict[str, Any] = field(default_factory=dict)
     logs: Path | None = None

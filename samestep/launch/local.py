@@ -222,11 +222,11 @@ class _Company:
         told = {"event": "formed", "generation": action.generation, "replicas": len(action.members)}
         self._on_event(told | {"step": action.step, "restored": action.restore, "reason": action.reason})
         self._lookout.forget()
-        with _pairs(action.members) as ends:
+        with _pairs(action.members) as ends, _shared(self._program.transport) as memory:
             for replica in action.members:
                 if replica in self._children:
                     descriptors = [ends[replica][peer].fileno() for peer in action.members if peer != replica]
-                    self._children[replica].form(fields, descriptors)
+                    self._children[replica].form(fields, descriptors + memory)
 
     def _work(self) -> dict[str, object]:
         first = self._membership.generation == 1
@@ -259,3 +259,14 @@ def _pairs(members: Sequence[int]) -> Iterator[dict[int, dict[int, socket.socket
             one, other = socket.socketpair()
             ends[left][right], ends[right][left] = stack.enter_context(one), stack.enter_context(other)
         yield ends
+
+
+@contextlib.contextmanager
+def _shared(transport: str) -> Iterator[list[int]]:
+    """The file of which each member of a generation fills a part, where they share memory. It has no name."""
+    files = [os.memfd_create("samestep-wire")] if transport == "shared memory" else []
+    try:
+        yield files
+    finally:
+        for file in files:
+            os.close(file)

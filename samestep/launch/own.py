@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from samestep.wire.collective import Collective
 
 
-def start(replicas: int, threads: int = 1, transport: str = "sockets") -> "Collective":
+def start(replicas: int, threads: int = 1, transport: str = "shared memory") -> "Collective":
     """Start `replicas` processes of the running script and return, in each, its transport.
 
     In the process that calls it first it does not return: it watches the replicas and exits with their code.
-    `transport` is `sockets`, or `torch` for the strategy `fast`.
+    `transport` is `shared memory`, `sockets`, which copy, or `torch` for the strategy `fast`.
     To be called once, before anything costly. RecipeError for fewer than one replica or thread.
     """
     if min(replicas, threads) < 1:

@@ -249,6 +249,7 @@ class Run(Section):
     replicas: Count = 1
     replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
     silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
+    transport: Literal["auto", "sockets"] = "auto"  # auto: shared memory; sockets copy, and are slower
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
     alternate: str | None = None  # folder for this run alone, on another disk: takes what the run's own disk refuses
     log_every: Count = 10  # steps between plain lines when the output is no terminal
@@ -286,6 +287,12 @@ class Recipe(Section):
                 "sync.strategy",
             )
         self._check_islands()
+        if self.run.transport != "auto" and self.sync.strategy == "fast":
+            raise conflict(
+                "sync.strategy fast has a transport of its own; remove run.transport or use exact",
+                "run.transport",
+                "sync.strategy",
+            )
         if self.run.replicas > self.lanes:
             raise conflict(
                 f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "

@@ -1,7 +1,7 @@
 """A replica's place: its number, its line to the engine, and the generations that it is a member of.
 
 The engine sends JSON lines, one at a time: the place first, then a formation for each generation, with the connected
-sockets of that generation beside it.
+sockets of that generation beside it and, where they share memory, the file of it.
 """
 
 import json
@@ -52,7 +52,7 @@ class Formation:
 
     members: replicas in rank order. before: those of the generation whose division of the state is still followed.
     held, step: that generation, and the step committed, to which the member settles first. work: where it is there, all
-    set themselves up anew by it. connections: by rank, descriptors of connected sockets.
+    set themselves up anew by it. connections: by rank, descriptors of connected sockets. memory: of what all share.
     """
 
     generation: int
@@ -62,6 +62,7 @@ class Formation:
     step: int
     work: dict[str, Any] | None
     connections: dict[int, int]
+    memory: int | None = None
 
 
 class Control:
@@ -76,7 +77,8 @@ class Control:
         """Wait for the next generation that this replica is a member of."""
         fields, descriptors = receive(self._line)
         peers = [rank for rank, replica in enumerate(fields["members"]) if replica != self.place.replica]
-        return Formation(**fields, connections=dict(zip(peers, descriptors, strict=False)))
+        connections, memory = dict(zip(peers, descriptors, strict=False)), descriptors[len(peers) :]
+        return Formation(**fields, connections=connections, memory=memory[0] if memory else None)
 
     def send(self, event: Event) -> None:
         with self._sending:
@@ -134,7 +136,8 @@ def receive(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 def open_wire(place: Place, formation: Formation) -> "Collective":
     """The transport that the verb chose, for this generation."""
-    return {"sockets": _sockets, "torch": _torch}[place.transport](place, formation)
+    menu = {"shared memory": _shared_memory, "sockets": _sockets, "torch": _torch}
+    return menu[place.transport](place, formation)
 
 
 def only_wire(control: Control) -> "Collective":
@@ -143,12 +146,23 @@ def only_wire(control: Control) -> "Collective":
     return open_wire(control.place, control.formation())
 
 
+def _shared_memory(place: Place, formation: Formation) -> "Collective":
+    from samestep.wire.shared_memory import SharedMemory
+
+    rank, members = formation.members.index(place.replica), formation.members
+    assert formation.memory is not None  # the engine makes it for this transport
+    return SharedMemory(rank, len(members), _connected(formation), formation.memory, formation.generation, members)
+
+
 def _sockets(place: Place, formation: Formation) -> "Collective":
     from samestep.wire.sockets import Sockets
 
-    connections = {rank: socket.socket(fileno=descriptor) for rank, descriptor in formation.connections.items()}
-    rank = formation.members.index(place.replica)
-    return Sockets(rank, len(formation.members), connections, formation.generation, formation.members)
+    rank, members = formation.members.index(place.replica), formation.members
+    return Sockets(rank, len(members), _connected(formation), formation.generation, members)
+
+
+def _connected(formation: Formation) -> dict[int, socket.socket]:
+    return {rank: socket.socket(fileno=descriptor) for rank, descriptor in formation.connections.items()}
 
 
 def _torch(place: Place, formation: Formation) -> "Collective":

@@ -28,6 +28,7 @@ class Run:
     generation: int = 0
     seconds: list[float] = field(default_factory=list)  # that steps took, the last ones
     _sent: int = 0  # bytes, in generations before
+    _short: int = 0  # the last generation in which memory could not be shared
     wire: Collective = field(init=False)
     watch: Watch = field(init=False)
     checkpoints: Checkpoints = field(init=False)
@@ -55,6 +56,12 @@ class Run:
     def over(self) -> bool:
         """Whether no further step is due."""
         return self.step.number >= self.job.stop or self.watch.enough
+
+    def tell_of_shortage(self) -> None:
+        """Once a generation."""
+        if self.wire.shortage and self._short != self.generation:
+            self._short = self.generation
+            self.control.send({"event": "shared_memory_failed", "reason": self.wire.shortage})
 
     def make(self, wire: Collective) -> None:
         """The step with blank moments, to be filled by others."""

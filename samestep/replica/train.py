@@ -65,6 +65,7 @@ def after(run: Run) -> Wish:
     """
     if run.step.open:
         return Wish.NONE
+    run.tell_of_shortage()
     digest = tell(run) if run.wire.rank == 0 else None
     run.watch.after(run.step.since, run.step.number)
     wish = run.step.told[-1].wish if run.step.told else Wish.NONE

@@ -16,14 +16,9 @@ from rich.text import Text
 
 from samestep import units
 from samestep.events import Event
+from samestep.report.notes import note
 
 RECENT = 20  # steps over which speed is averaged
-UNSAVED = {
-    "save_failed": ("checkpoint", "trying again under another name"),
-    "checkpoint_failed": ("checkpoint", "training goes on, and the checkpoint before it stays"),
-    "rotation_failed": ("checkpoint", "it is whole, and older ones than asked for stay until a later one is"),
-    "best_failed": ("best model", "training goes on, and the best model before it stays"),
-}
 
 
 class Speed:
@@ -126,17 +121,8 @@ def show(panel: Progress, event: Event) -> None:
         panel.replicas = event["replicas"]
     if event["event"] == "step":
         panel.step(event)
-    elif event["event"] in UNSAVED:
-        what, so = UNSAVED[event["event"]]
-        panel.note(f"{what} of step {event['step']}: {event['reason']}; {so}")
-    elif event["event"] == "checkpoint" and "refused" in event:
-        panel.note(f"checkpoint of step {event['step']}: {event['refused']}; it is in {event['folder']}")
-    elif event["event"] == "journal_failed":
-        panel.note(f"journal: {event['reason']}; training goes on, and its lines are kept and tried again")
-    elif event["event"] == "journal_written":
-        panel.note(f"journal: its disk takes lines again, the {event['lines']} that were kept are there")
-    elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
-        panel.note(event["reason"])
+    elif said := note(event):
+        panel.note(said)
 
 
 @contextmanager

@@ -28,11 +28,7 @@ from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
-TRANSPORTS = {
-    "exact": "sockets",
-    "diloco": "sockets",
-    "fast": "torch",
-}  # by strategy: fast needs the backend's all-reduce
+TRANSPORTS = {"auto": "shared memory", "sockets": "sockets"}  # by run.transport: replicas of one host
 REPLICA = (sys.executable, "-P", "-m", "samestep.replica")
 
 
@@ -142,12 +138,17 @@ def program(job: Job) -> Program:
     recipe = job.recipe
     return Program(
         REPLICA,
-        TRANSPORTS[recipe.sync.strategy],
+        _transport(recipe),
         recipe.compute.threads,
         job.dump(),
         job.run / "logs",
         ends_silent=recipe.run.silent == "end",
     )
+
+
+def _transport(recipe: Recipe) -> str:
+    """Fast needs the backend's all-reduce."""
+    return "torch" if recipe.sync.strategy == "fast" else TRANSPORTS[recipe.run.transport]
 
 
 def terms(recipe: Recipe) -> Terms:

@@ -75,6 +75,7 @@ class Collective(Protocol):
     rank: int
     size: int
     bytes_sent: int  # payload only
+    shortage: str  # why memory was not shared that could have been; empty: nothing was wanting
 
     def memory(self, count: int, like: "Tensor") -> "Tensor":
         """Zeros of the dtype and device of `like`, of which the transport need not make copies to send them."""

@@ -65,7 +65,7 @@ class Loopback:
     """One replica's end. Make all ends of a generation with `connect`."""
 
     def __init__(self, rank: int, size: int, hub: _Hub) -> None:
-        self.rank, self.size, self.bytes_sent = rank, size, 0
+        self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
         self._hub = hub
 
     def memory(self, count: int, like: Tensor) -> Tensor:

@@ -6,26 +6,20 @@ goes on during backward. Each message has a header that the receiver compares wi
 
 import select
 import socket
-import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from samestep.errors import ClusterError, PeerLost
-from samestep.wire.collective import Given, Messages, Operation, Tag
-
-HEADER = struct.Struct("<IQHIHQ")  # generation, step, operation, index, dtype, payload bytes
-DTYPES = {torch.float32: 1, torch.float64: 2, torch.bfloat16: 3, torch.uint8: 4, torch.int64: 5}
-CHUNK = 1 << 20  # bytes a system call
-BUFFER = 4 << 20  # bytes in the kernel a socket: 28 MB each way took 7 ms with it, 11 ms with the default
+from samestep.wire import frames
+from samestep.wire.collective import Given, Messages, Tag
+from samestep.wire.frames import CHUNK, HEADER, Outbox, Outgoing, until_blocked
 
 
-class _Message(NamedTuple):
-    tag: Tag
+class _Incoming(NamedTuple):
     header: bytes
     payload: memoryview
     work: "SocketWork"
@@ -64,50 +58,33 @@ class _Peer:
 
     def __init__(self, replica: int, connection: socket.socket) -> None:
         self.replica, self.connection = replica, connection
-        self.outgoing: deque[_Message] = deque()
-        self.incoming: deque[_Message] = deque()
-        self.sent = self.received = 0  # bytes of the first message in each queue, header included
-        self.header = bytearray(HEADER.size)
-        connection.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+        self.outbox = Outbox(connection)
+        self.incoming: deque[_Incoming] = deque()
+        self._received = 0  # bytes of the first message, header included
+        self._header = bytearray(HEADER.size)
+        frames.prepare(connection)
 
     def interest(self) -> int:
-        return (select.POLLIN if self.incoming else 0) | (select.POLLOUT if self.outgoing else 0)
+        return (select.POLLIN if self.incoming else 0) | (select.POLLOUT if self.outbox.queue else 0)
 
-    def send_some(self) -> None:
-        message = self.outgoing[0]
-        left = memoryview(message.header)[self.sent :] if self.sent < HEADER.size else None
-        at = max(0, self.sent - HEADER.size)
-        body = message.payload[at : at + CHUNK]
-        self.sent += self.connection.sendmsg([left, body] if left else [body])
-        if self.sent == HEADER.size + len(message.payload):
-            self.sent = 0
-            self.outgoing.popleft()
-            message.work.message_done()
+    def receive(self) -> None:
+        until_blocked(self._receive_some, self.incoming)
 
-    def receive_some(self) -> None:
+    def _receive_some(self) -> None:
         message = self.incoming[0]
-        in_header = self.received < HEADER.size
-        at = self.received if in_header else self.received - HEADER.size
-        target = memoryview(self.header)[at:] if in_header else message.payload[at : at + CHUNK]
+        in_header = self._received < HEADER.size
+        at = self._received if in_header else self._received - HEADER.size
+        target = memoryview(self._header)[at:] if in_header else message.payload[at : at + CHUNK]
         count = self.connection.recv_into(target)
         if not count:
             raise ConnectionResetError("connection closed")
-        self.received += count
-        if self.received == HEADER.size:
-            self._compare(message)
-        if self.received == HEADER.size + len(message.payload):
-            self.received = 0
+        self._received += count
+        if self._received == HEADER.size:
+            frames.compare(self.replica, bytes(self._header), message.header)
+        if self._received == HEADER.size + len(message.payload):
+            self._received = 0
             self.incoming.popleft()
             message.work.message_done()
-
-    def _compare(self, message: _Message) -> None:
-        if self.header != message.header:
-            raise ClusterError(
-                f"replica {self.replica} sent {_describe(bytes(self.header))}, but {_describe(message.header)} was "
-                f"due; the replicas do not run the same program"
-            )
 
 
 class Sockets:
@@ -124,7 +101,7 @@ class Sockets:
         generation: int = 0,
         members: Sequence[int] | None = None,
     ) -> None:
-        self.rank, self.size, self.bytes_sent = rank, size, 0
+        self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
         self._generation = generation
         self._peers = {r: _Peer(members[r] if members else r, c) for r, c in connections.items()}
         self._lock = threading.Lock()
@@ -150,9 +127,9 @@ class Sockets:
                 work.fail(self._failure)
                 return work
             for peer, tensors in receives.items():
-                self._peers[peer].incoming.extend(self._message(tag, t, work) for t in tensors)
+                self._peers[peer].incoming.extend(_Incoming(*self._message(tag, t), work) for t in tensors)
             for peer, tensors in sends.items():
-                self._peers[peer].outgoing.extend(self._message(tag, t, work) for t in tensors)
+                self._peers[peer].outbox.queue.extend(Outgoing(*self._message(tag, t), work) for t in tensors)
                 self.bytes_sent += sum(t.nbytes for t in tensors)
         self._wake()
         return work
@@ -172,9 +149,8 @@ class Sockets:
         self._wake_read.close()
         self._wake_write.close()
 
-    def _message(self, tag: Tag, tensor: Tensor, work: SocketWork) -> _Message:
-        payload = memoryview(tensor.detach().view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        return _Message(tag, HEADER.pack(self._generation, *tag, DTYPES[tensor.dtype], len(payload)), payload, work)
+    def _message(self, tag: Tag, tensor: Tensor) -> tuple[bytes, memoryview]:
+        return frames.header(self._generation, tag, tensor), frames.payload(tensor)
 
     def _wake(self) -> None:
         try:
@@ -201,9 +177,9 @@ class Sockets:
         gone = events & (select.POLLHUP | select.POLLERR)
         try:
             if events & select.POLLIN or gone:
-                _until_blocked(peer.receive_some, peer.incoming)
+                peer.receive()
             if events & select.POLLOUT or gone:
-                _until_blocked(peer.send_some, peer.outgoing)
+                peer.outbox.send()
         except ClusterError as error:
             self._fail(error)
         except OSError as error:
@@ -213,23 +189,8 @@ class Sockets:
         with self._lock:
             self._failure = self._failure or error
             for peer in self._peers.values():
-                for message in (*peer.incoming, *peer.outgoing):
-                    message.work.fail(error)
+                for work in [each.work for each in peer.incoming] + [each.work for each in peer.outbox.queue]:
+                    if isinstance(work, SocketWork):
+                        work.fail(error)
                 peer.incoming.clear()
-                peer.outgoing.clear()
-
-
-def _until_blocked(move: Callable[[], None], queue: deque[_Message]) -> None:
-    try:
-        while queue:
-            move()
-    except BlockingIOError:
-        return
-
-
-def _describe(header: bytes) -> str:
-    generation, step, operation, index, dtype, size = HEADER.unpack(header)
-    names = {code: str(kind).removeprefix("torch.") for kind, code in DTYPES.items()}
-    known = operation in set(Operation)
-    what = str(Tag(step, Operation(operation), index)) if known else f"operation {operation}"
-    return f"{size} bytes of {names.get(dtype, dtype)} for {what} (generation {generation})"
+                peer.outbox.queue.clear()

@@ -19,12 +19,13 @@ TIMEOUT = timedelta(minutes=30)  # death is learnt from the engine, never from h
 
 class TorchWork:
     def __init__(self, works: Sequence[Work]) -> None:
-        self._works = works
+        self._works = list(works)
 
     def wait(self) -> None:
         try:
-            for work in self._works:
-                work.wait()
+            while self._works:
+                self._works[0].wait()
+                self._works.pop(0)  # a second wait for the same never returns
         except RuntimeError as error:
             first = str(error).splitlines()[0]
             raise PeerLost(f"a replica went away during an exchange ({first})") from error
@@ -37,7 +38,7 @@ class TorchBackend:
     """A process group of its own, not the default one: a process may hold one a generation."""
 
     def __init__(self, rank: int, size: int, meeting_file: Path, generation: int = 0) -> None:
-        self.rank, self.size, self.bytes_sent = rank, size, 0
+        self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
         self._store = FileStore(str(meeting_file), -1)  # -1: the file's life is the engine's business
         prefixed = PrefixStore(f"generation-{generation}", self._store)
         self._group = ProcessGroupGloo(prefixed, rank, size, TIMEOUT)

@@ -4,62 +4,62 @@ from bug import Bug
 
 DISAGREE = "contracts/test_wire.py::test_replicas_that_disagree_get_an_error_and_no_garbage"
 COPIES = "contracts/test_strategies.py::test_copies_of_the_moments_change_no_bit"
-SOCKETS = "wire/sockets.py"
-GATHER = "        self._exchange.gather(self.number, write, buffers, buckets)\n"
+FRAMES = "wire/frames.py"
+GATHER = "        self._exchange.gather(self.commits, write, buffers, buckets)\n"
 
 BUGS = [
     Bug(
         "what arrives is not compared with what is due",
-        SOCKETS,
-        "if self.header != message.header:",
+        FRAMES,
+        "if sent != due:",
         "if False:",
         DISAGREE,
     ),
     Bug(
         "a message may be of another step",
-        SOCKETS,
-        "self._generation, *tag, DTYPES",
-        "self._generation, 0, *tag[1:], DTYPES",
+        FRAMES,
+        "HEADER.pack(generation, *tag, DTYPES",
+        "HEADER.pack(generation, 0, *tag[1:], DTYPES",
         DISAGREE,
     ),
     Bug(
         "a message may be of another bucket",
-        SOCKETS,
-        "self._generation, *tag, DTYPES",
-        "self._generation, *tag[:2], 0, DTYPES",
+        FRAMES,
+        "HEADER.pack(generation, *tag, DTYPES",
+        "HEADER.pack(generation, *tag[:2], 0, DTYPES",
         DISAGREE,
     ),
     Bug(
         "a message may be of another operation",
-        SOCKETS,
-        "self._generation, *tag, DTYPES",
-        "self._generation, tag[0], 1, tag[2], DTYPES",
+        FRAMES,
+        "HEADER.pack(generation, *tag, DTYPES",
+        "HEADER.pack(generation, tag[0], 1, tag[2], DTYPES",
         DISAGREE,
     ),
     Bug(
         "a message may be of another dtype",
-        SOCKETS,
-        "DTYPES[tensor.dtype], len(payload)",
-        "1, len(payload)",
+        FRAMES,
+        "DTYPES[tensor.dtype], tensor.nbytes",
+        "1, tensor.nbytes",
         DISAGREE,
     ),
     Bug(
         "a message may be of another size",
-        SOCKETS,
-        "if self.header != message.header:",
-        "if self.header[:-8] != message.header[:-8]:",
+        FRAMES,
+        "if sent != due:",
+        "if sent[:-8] != due[:-8]:",
         DISAGREE,
     ),
     Bug(
         "a message may be of another generation",
-        SOCKETS,
-        "HEADER.pack(self._generation,",
+        FRAMES,
+        "HEADER.pack(generation,",
         "HEADER.pack(0,",
         "wire/test_sockets.py",
     ),
     Bug(
         "a lost peer is taken for a failure of one's own",
-        SOCKETS,
+        "wire/sockets.py",
         'self._fail(PeerLost(f"replica {peer.replica} went',
         'self._fail(ClusterError(f"replica {peer.replica} went',
         "contracts/test_wire.py::test_a_peer_that_closes_is_lost_to_those_that_wait_for_it",
@@ -67,15 +67,15 @@ BUGS = [
     Bug(
         "a step is committed without a barrier",
         "replica/agreement.py",
-        "        everybody_ready(self.wire, Tag(self.number, Operation.READY))\n",
+        "        everybody_ready(self.wire, Tag(self.commits, Operation.READY))\n",
         "",
         "replica/test_step.py",
     ),
     Bug(
         "a step is committed before the barrier",
         "replica/agreement.py",
-        "        everybody_ready(self.wire, Tag(self.number, Operation.READY))\n        self.apply()\n",
-        "        self.apply()\n        everybody_ready(self.wire, Tag(self.number - 1, Operation.READY))\n",
+        "        everybody_ready(self.wire, Tag(self.commits, Operation.READY))\n        self.apply()\n",
+        "        self.apply()\n        everybody_ready(self.wire, Tag(self.commits - 1, Operation.READY))\n",
         "replica/test_step.py",
     ),
     Bug(
@@ -88,15 +88,15 @@ BUGS = [
     Bug(
         "a survivor commits one step too many",
         "replica/agreement.py",
-        "        if number > self.number:\n",
-        "        if number >= self.number:\n",
+        "        if commits > self.commits:\n",
+        "        if commits >= self.commits:\n",
         "replica/test_step.py",
     ),
     Bug(
         "a survivor does not make the step that others have made",
         "replica/agreement.py",
-        "        if number > self.number:\n",
-        "        if number > self.number + 1:\n",
+        "        if commits > self.commits:\n",
+        "        if commits > self.commits + 1:\n",
         "replica/test_step.py",
     ),
     Bug(

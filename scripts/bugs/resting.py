@@ -44,7 +44,7 @@ BUGS = [
     Bug(
         "it is always the same part of the weights that is looked at",
         "replica/agreement.py",
-        "self.state.rest(self.number % self._scrub, self._scrub)",
+        "self.state.rest(self.commits % self._scrub, self._scrub)",
         "self.state.rest(0, self._scrub)",
         SEAL + "::test_all_weights_are_looked_at_within_as_many_steps_as_are_set",
     ),
@@ -72,14 +72,14 @@ BUGS = [
     Bug(
         "a flipped bit is told as a loss that is not finite",
         "replica/agreement.py",
-        "        self.check()\n        everybody_ready(self.wire, Tag(self.number, Operation.INTACT))\n",
+        "        self.check()\n        everybody_ready(self.wire, Tag(self.commits, Operation.INTACT))\n",
         "",
         SEAL + "::test_a_bit_that_makes_the_loss_infinite_is_no_fault_of_the_samples",
     ),
     Bug(
         "others do not wait for the one in which a bit has flipped",
         "replica/agreement.py",
-        "        everybody_ready(self.wire, Tag(self.number, Operation.INTACT))\n",
+        "        everybody_ready(self.wire, Tag(self.commits, Operation.INTACT))\n",
         "",
         SEAL + "::test_a_bit_that_makes_the_loss_infinite_is_no_fault_of_the_samples",
     ),

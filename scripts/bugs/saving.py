@@ -315,8 +315,8 @@ BUGS = [
     Bug(
         "a run that is stopped leaves no checkpoint of its own",
         "replica/checkpoints.py",
-        "if stop or (every",
-        "if (every",
+        "if stop or (due",
+        "if (due",
         "test_cli.py::test_a_signal_asks_for_a_checkpoint_and_leaves_no_process",
     ),
     Bug(

@@ -1,8 +1,10 @@
 """The laws of every transport, each with its replicas as threads of this process."""
 
 import contextlib
+import os
 import socket
 import threading
+import time
 from itertools import combinations
 
 import pytest
@@ -11,15 +13,27 @@ import torch
 from samestep.errors import ClusterError, PeerLost
 from samestep.wire import loopback
 from samestep.wire.collective import Operation, Tag, all_gather
+from samestep.wire.shared_memory import SharedMemory
 from samestep.wire.sockets import Sockets
 from samestep.wire.torch_backend import TorchBackend
 
 
-def sockets(size, folder):
+def pairs(size):
     ends = [{} for _ in range(size)]
     for a, b in combinations(range(size), 2):
         ends[a][b], ends[b][a] = socket.socketpair()
+    return ends
+
+
+def sockets(size, folder):
+    ends = pairs(size)
     return [lambda rank=rank: Sockets(rank, size, ends[rank]) for rank in range(size)]
+
+
+def shared_memory(size, folder):
+    ends, first = pairs(size), os.memfd_create("test")
+    files = [first] + [os.dup(first) for _ in range(size - 1)]
+    return [lambda rank=rank: SharedMemory(rank, size, ends[rank], files[rank]) for rank in range(size)]
 
 
 def gloo(size, folder):
@@ -31,7 +45,7 @@ def threads(size, folder):
     return [lambda rank=rank: wires[rank] for rank in range(size)]
 
 
-TRANSPORTS = {"sockets": sockets, "torch": gloo, "loopback": threads}
+TRANSPORTS = {"sockets": sockets, "shared memory": shared_memory, "torch": gloo, "loopback": threads}
 REDUCING = ("torch", "loopback")
 
 
@@ -200,3 +214,121 @@ def test_an_all_reduce_adds_over_all_replicas(transport, tmp_path):
         return tensor.unique().tolist()
 
     assert run(transport, 3, tmp_path, body) == [[6.0]] * 3
+
+
+def made(wire, count, value):
+    """A tensor of the transport's own memory."""
+    tensor = wire.memory(count, torch.empty(0))
+    assert tensor.count_nonzero() == 0
+    return tensor.fill_(value)
+
+
+@pytest.mark.parametrize("count", [100, 200_000])
+def test_a_loan_shows_what_each_peer_has(transport, count, tmp_path):
+    def body(wire):
+        mine = made(wire, 4 * count, wire.rank)
+        sends = {r: [mine[r * count : (r + 1) * count].add_(10.0 * r)] for r in others(wire)}
+        loan = wire.borrow(Tag(0, Operation.REDUCE), sends, {r: [torch.full((count,), -1.0)] for r in others(wire)})
+        found = {r: tensors[0].unique().tolist() for r, tensors in loan.wait().items()}
+        loan.release()
+        loan.returned()
+        return found
+
+    for rank, found in enumerate(run(transport, 3, tmp_path, body)):
+        assert found == {r: [10.0 * rank + r] for r in range(3) if r != rank}
+
+
+def test_what_was_lent_may_be_changed_once_it_is_returned_and_the_borrower_has_seen_it_as_it_was(transport, tmp_path):
+    def body(wire):
+        mine, seen = made(wire, 200_000, 1.0), []
+        for step in range(4):
+            loan = wire.borrow(
+                Tag(step, Operation.REDUCE),
+                {r: [mine] for r in others(wire)},
+                {r: [torch.empty(200_000)] for r in others(wire)},
+            )
+            ((arrived,),) = loan.wait().values()
+            time.sleep(0.02 * wire.rank)
+            seen.append(arrived.unique().tolist())
+            loan.release()
+            loan.returned()
+            mine.add_(1.0)
+        return seen
+
+    assert run(transport, 2, tmp_path, body) == [[[1.0], [2.0], [3.0], [4.0]]] * 2
+
+
+def test_what_has_arrived_may_be_written_until_it_is_released(transport, tmp_path):
+    """So that sums need no memory of their own."""
+
+    def body(wire):
+        mine = made(wire, 100_000, 1.0 + wire.rank)
+        loan = wire.borrow(
+            Tag(0, Operation.REDUCE),
+            {r: [mine] for r in others(wire)},
+            {r: [torch.empty(100_000)] for r in others(wire)},
+        )
+        ((arrived,),) = loan.wait().values()
+        total = arrived.add_(1.0).sum().item() if wire.rank == 0 else None
+        loan.release()
+        loan.returned()
+        return total
+
+    assert run(transport, 2, tmp_path, body)[0] == 300_000.0
+
+
+def test_loans_and_exchanges_under_way_together_keep_their_order(transport, tmp_path):
+    def body(wire):
+        buffers = [made(wire, 5_000, 10 * b + wire.rank) for b in range(6)]
+        targets = [torch.empty(5_000) for _ in buffers]
+        peer = 1 - wire.rank
+        opened = [
+            (wire.borrow if b % 2 else wire.exchange)(Tag(1, Operation.REDUCE, b), {peer: [mine]}, {peer: [target]})
+            for b, (mine, target) in enumerate(zip(buffers, targets, strict=True))
+        ]
+        found = []
+        for b in range(6):
+            arrived = opened[b].wait()
+            found.append((arrived[peer][0] if b % 2 else targets[b])[0].item())
+        for loan in opened[1::2]:
+            loan.release()
+            loan.returned()
+        return found
+
+    assert run(transport, 2, tmp_path, body) == [[1, 11, 21, 31, 41, 51], [0, 10, 20, 30, 40, 50]]
+
+
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+def test_what_came_before_a_peer_closed_can_still_be_used(transport, tmp_path):
+    """A replica that passes the last barrier leaves, though others have not taken up what it said there."""
+    closed = threading.Event()
+
+    def body(wire):
+        received = [torch.zeros(16) for _ in range(3)]
+        work = all_gather(wire, Tag(0, Operation.END), torch.full((16,), 1.0 + wire.rank), received)
+        if wire.rank == 1:
+            work.wait()
+            wire.close()
+            closed.set()
+        elif wire.rank == 0:
+            work.wait()
+            closed.wait(10)
+        else:
+            closed.wait(10)
+            work.wait()
+        return [tensor[0].item() for tensor in received]
+
+    found = run(transport, 3, tmp_path, body)
+    assert found[2] == [1.0, 2.0, 0.0] and found[0] == [0.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+def test_cancel_wakes_a_replica_that_waits_for_what_it_lent(transport, tmp_path):
+    def body(wire):
+        if wire.rank == 0:
+            threading.Timer(0.1, wire.cancel, ["replica 1 is silent"]).start()
+            loan = wire.borrow(Tag(0, Operation.REDUCE), {1: [made(wire, 3_000_000, 1.0)]}, {1: [torch.empty(4)]})
+            loan.returned()
+
+    error = run(transport, 2, tmp_path, body)[0]
+    assert isinstance(error, PeerLost) and "replica 1 is silent" in str(error)

@@ -49,6 +49,9 @@ class Going:
         self.task = SimpleNamespace(loss=self._loss, terms=lambda targets, pieces: targets)
         self._module, self._seeds = module, seeds
 
+    def tell_of_shortage(self):
+        """Loopback has none."""
+
     @property
     def over(self):
         return self.step.number == STEPS

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from samestep.launch import child
 from samestep.replica.__main__ import main
 
-NEEDED = ("torch", "samestep.replica.train", "samestep.replica.repeat", "samestep.wire.sockets", "peft")
+NEEDED = ("torch", "samestep.replica.train", "samestep.replica.repeat", "samestep.wire.shared_memory", "peft")
 
 
 def prepare() -> None:

@@ -16,7 +16,7 @@ from samestep.replica.__main__ import main
 from samestep.replica.run import Run
 from samestep.replica.step import Step
 from samestep.wire.collective import Operation
-from samestep.wire.sockets import Sockets
+from samestep.wire.shared_memory import SharedMemory
 
 REPLICA, STEP, KIND, REPLICAS = os.environ["HANG"].split()
 PACE = 0.3  # seconds a step
@@ -26,7 +26,7 @@ OTHERWISE = {  # what is sent instead of a tag and a tensor
     "step": lambda tag, tensor: (tag._replace(step=tag.step - 1), tensor),
 }
 runs: list[Run] = []
-enter, micro_batch, reduce, exchange = Run.enter, Feed.micro_batch, Step.reduce, Sockets.exchange
+enter, micro_batch, reduce, borrow = Run.enter, Feed.micro_batch, Step.reduce, SharedMemory.borrow
 
 
 def at_fault() -> bool:
@@ -60,16 +60,16 @@ def reducing(step: Step, *given: object) -> object:
     return reduce(step, *given)
 
 
-def exchanging(wire: Sockets, tag, sends, receives):
+def borrowing(wire: SharedMemory, tag, sends, receives):
     if at_fault() and tag.operation == Operation.REDUCE and KIND in OTHERWISE:
         for peer, tensors in sends.items():
             for tensor in tensors:
                 other, changed = OTHERWISE[KIND](tag, tensor)
-                exchange(wire, other, {peer: [changed]}, {})
+                borrow(wire, other, {peer: [changed]}, {})
         sends = {}
-    return exchange(wire, tag, sends, receives)
+    return borrow(wire, tag, sends, receives)
 
 
-Run.enter, Feed.micro_batch, Step.reduce, Sockets.exchange = entering, reading, reducing, exchanging
+Run.enter, Feed.micro_batch, Step.reduce, SharedMemory.borrow = entering, reading, reducing, borrowing
 if __name__ == "__main__":
     raise SystemExit(main())
