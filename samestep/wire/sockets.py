@@ -1,6 +1,7 @@
-"""Transport over connected stream sockets, one a peer; on one host Unix socket pairs that the engine made.
+"""Transport over connected stream sockets, one a peer: on one host Unix socket pairs that the engine made, between
+hosts TCP connections from wire/meeting.py.
 
-No listener, no port, no file: nothing can connect from outside. A thread moves the bytes, so an exchange
+Here is no listener, no port, no file: nothing can connect from outside. A thread moves the bytes, so an exchange
 goes on during backward. Each message has a header that the receiver compares with what it expects.
 """
 
@@ -69,8 +70,9 @@ class _Peer:
         self.sent = self.received = 0  # bytes of the first message in each queue, header included
         self.header = bytearray(HEADER.size)
         connection.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+        if connection.family == socket.AF_UNIX:  # those of TCP follow the path by themselves
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
 
     def interest(self) -> int:
         return (select.POLLIN if self.incoming else 0) | (select.POLLOUT if self.outgoing else 0)
@@ -113,7 +115,7 @@ class _Peer:
 class Sockets:
     """The replicas of one generation, connected pairwise. Sockets are taken over and closed by `close`.
 
-    members: their numbers by rank, for errors; default: the ranks.
+    members: their numbers by rank, for errors; default: the ranks. closed: set once it is.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Sockets:
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         self._cancelled = ""
-        self._closing = False
+        self.closed = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -162,9 +164,9 @@ class Sockets:
         self._wake()
 
     def close(self) -> None:
-        if self._closing:
+        if self.closed.is_set():
             return
-        self._closing = True
+        self.closed.set()
         self._wake()
         self._thread.join()
         for peer in self._peers.values():
@@ -183,7 +185,7 @@ class Sockets:
             return  # full: the thread is going to wake anyway
 
     def _move(self) -> None:
-        while not self._closing:
+        while not self.closed.is_set():
             if self._cancelled:
                 self._fail(PeerLost(self._cancelled))
             poll = select.poll()
