@@ -129,7 +129,9 @@ def show(panel: Progress, event: Event) -> None:
     elif event["event"] in UNSAVED:
         what, so = UNSAVED[event["event"]]
         panel.note(f"{what} of step {event['step']}: {event['reason']}; {so}")
-    elif event["event"] == "silent" or (event["event"] == "formed" and event["generation"] > 1):
+    elif event["event"] in ("silent", "unreachable", "reachable") or (
+        event["event"] == "formed" and event["generation"] > 1
+    ):
         panel.note(event["reason"])
 
 
