@@ -1,11 +1,16 @@
 """What replicas tell the engine and what stands in the journal: one JSON object an event, named by `event`.
 
-started     a replica takes part in a generation: rank, pid, host, lanes, kernels, generation
+started     a replica takes part in a generation: rank, pid, host (its name in run.hosts where it has one), lanes,
+            kernels, generation
 formed      a generation begins, the life of one set of replicas: generation, replicas, step (-1 where all set
             themselves up), restored (whether from the disk), reason
 silent      a replica hangs or holds the others up: replica (null: all), kind, step, phase, reason, ended
+unreachable a host is cut off from others, told once a cut: host, replicas (on it), by (replicas that do not reach it),
+            seconds, reason. The engine makes it of what replicas tell it: peer, seconds, generation; not journalled
+reachable   it is reached again before it was given up: host, seconds, reason. From a replica: peer, generation
 left        a replica is gone: replica, step, phase, reason
-joined, waiting  what the engine needs to form generations: recover/protocol.py; not journalled
+joined, waiting  what the engine needs to form generations: recover/protocol.py; joined with the port where replicas of
+            other hosts call; not journalled
 step        a step is committed: step (from 1), loss, gradient_norm, learning_rate, tokens, epoch, rows, seconds,
             bytes_sent; digest and tensors when taken
 measured    what a pilot has measured: replicas, forward, backward, update, pass_, exchange (plan/timing.py), elements

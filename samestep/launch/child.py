@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Child:
     failure: Event | None = None  # what it said of its own end
     silence: str | None = None  # why it was ended, where it said nothing
     generation: int = 0  # that it was told of last
+    port: int = 0  # where replicas of other hosts call it, at its place's address
 
     @property
     def replica(self) -> int:
@@ -99,13 +100,13 @@ def kind(failure: Event) -> type[SamestepError]:
     return found
 
 
-def spawn(program: Program, place: Place) -> Child:
-    """Start a replica. ClusterError where the program cannot be."""
+def spawn(program: Program, place: Place, start: Sequence[str] = ()) -> Child:
+    """Start a replica. start: stands before its command. ClusterError where the program cannot be started."""
     ours, theirs = socket.socketpair()
     with theirs, _log(program.logs, place.replica) as log:
         try:
             process = subprocess.Popen(
-                program.command,
+                [*start, *program.command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from samestep.events import Event
+from samestep.launch.hosts import HERE, Host
 from samestep.recover.protocol import Terms
 
 OnEvent = Callable[[Event], None]
@@ -26,7 +27,8 @@ class Program:
     work: dict[str, Any] = field(default_factory=dict)
     logs: Path | None = None
     restore: Restore | None = None
-    ends_silent: bool = True  # end a replica that hangs, as if it had died; False: only tell of it
+    ends_silent: bool = True  # end a replica that hangs or is cut off, as if it had died; False: only tell of it
+    hosts: Sequence[Host] = (HERE,)  # in the order in which they are filled
 
 
 class Engine(Protocol):
@@ -36,6 +38,7 @@ class Engine(Protocol):
     def run(self, program: Program, terms: Terms, on_event: OnEvent) -> None:
         """Run to the end of all replicas, on those that are left where some are lost and the program can restore.
 
-        on_event hears what replicas say, with their `rank`, and of `left`, `silent` and `formed`. Where the run cannot
-        go on, all are ended, and the first cause is raised as one SamestepError that names replica, step and phase.
+        on_event hears what replicas say, with their `rank`, and of `left`, `silent`, `formed`, `unreachable` and
+        `reachable`. Where the run cannot go on, all are ended, and the first cause is raised as one SamestepError that
+        names replica, step and phase.
         """

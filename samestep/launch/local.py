@@ -1,23 +1,28 @@
-"""The local engine: one process a replica on this host, started and watched by this one.
+"""The local engine: one process a replica, on this host or on hosts that share its kernel, started and watched by this
+one.
 
-Replicas are connected by socket pairs made here, so no port is opened and nothing has a name that could be left
-behind. The end of a process is learnt from its pidfd, at once, whatever the others wait for. Who goes on with whom is
-decided in recover/membership.py; here it is done.
+Replicas of one host are connected by socket pairs made here, so no port is opened and nothing has a name that could be
+left behind; those of different hosts are told where to call each other (wire/meeting.py). The end of a process is
+learnt from its pidfd, at once, whatever the others wait for. Who goes on with whom is decided in
+recover/membership.py; here it is done.
 """
 
 import contextlib
 import os
+import secrets
 import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
 from samestep.launch.cause import Causes
 from samestep.launch.child import Child, spawn
+from samestep.launch.cuts import Cuts
 from samestep.launch.engine import OnEvent, Program
+from samestep.launch.hosts import Address, choose, far
 from samestep.launch.lookout import Lookout, Seat
 from samestep.recover import protocol
 from samestep.recover.membership import Membership
@@ -65,6 +70,7 @@ class _Company:
         self._board = Board(self._page, self._slots)
         self._lookout, self._looked = Lookout(self._board), time.monotonic()
         self._stopping = self._told_to_stop = False
+        self._cuts, self._cut_off = Cuts(), set[str]()  # hosts that were given up
         self._suspects: dict[int, float] = {}  # replicas that lost a peer -> until when
         self._causes = Causes(program.logs)
         self._cause: SamestepError | None = None
@@ -91,6 +97,7 @@ class _Company:
                 self._handle(protocol.StopAsked())
             self._judge()
             self._look(time.monotonic())
+            self._judge_links(time.monotonic())
             self._handle(protocol.Ticked())
 
     def close(self) -> None:
@@ -117,7 +124,10 @@ class _Company:
     def _said(self, child: Child, event: Event) -> None:
         match event.pop("event"):
             case "joined":
+                child.port = event.get("port", 0)
                 self._handle(Joined(child.replica))
+            case "unreachable" | "reachable" as link:
+                self._cuts.said(child.replica, event | {"event": link}, time.monotonic())
             case "waiting" if self._program.restore is None:
                 self._suspects[child.replica] = time.monotonic() + PATIENCE
             case "waiting":
@@ -151,8 +161,22 @@ class _Company:
             return
         self._looked = now
         seats = {replica: Seat(child.place.slot, child.process.pid) for replica, child in self._children.items()}
-        for found in self._lookout.look(seats, now):
+        for found in self._lookout.look(seats, now, self._cuts.concerned):
             self._silent(found)
+
+    def _judge_links(self, now: float) -> None:
+        """End those that a cut link parts from the rest."""
+        hosts = {replica: child.place.host for replica, child in self._children.items()}
+        judgement = self._cuts.judge(hosts, now, self._program.ends_silent)
+        for event in judgement.events:
+            self._on_event(event)
+        if judgement.over:
+            self._board.end(self._membership.generation)
+        for replica, reason in judgement.given_up.items():
+            child = self._children[replica]
+            child.silence = reason
+            self._cut_off.add(child.place.host)
+            self._handle(protocol.Silent(replica, reason))
 
     def _silent(self, found: Finding) -> None:
         blamed = [child for child in self._children.values() if found.replica in (child.replica, None)]
@@ -173,6 +197,8 @@ class _Company:
         reason = str(error) if child.failure or child.silence else f"replica {child.replica} {child.end()}"
         left = {"event": "left", "replica": child.replica, "step": at.step, "phase": at.phase.name.lower()}
         self._on_event(left | {"reason": reason})
+        if self._rank(child.replica) is not None:
+            self._board.end(self._membership.generation)
         self._bury(child)
         fatal = self._program.restore is None or self._causes.returns(child, at.step)
         self._handle(Exited(child.replica, reason, fatal))
@@ -187,8 +213,9 @@ class _Company:
     def _start(self, replica: int) -> None:
         taken = {child.place.slot for child in self._children.values()}
         slot = min(set(range(self._slots)) - taken)
-        self._board.write(slot, 0, board.Phase.START)
         program = self._program
+        host = choose(program.hosts, [child.place.host for child in self._children.values()], self._cut_off)
+        self._board.write(slot, 0, board.Phase.START)
         place = Place(
             replica,
             slot,
@@ -199,8 +226,10 @@ class _Company:
             stack.create(),
             os.getpid(),
             program.work,
+            host.name,
+            host.address,
         )
-        child = self._children[replica] = spawn(program, place)
+        child = self._children[replica] = spawn(program, place, host.start)
         self._selector.register(child.line, selectors.EVENT_READ, child)
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 
@@ -218,15 +247,21 @@ class _Company:
             "held": action.held,
             "step": action.step,
             "work": self._work() if action.restore else None,
+            "token": secrets.token_hex(32),
         }
         told = {"event": "formed", "generation": action.generation, "replicas": len(action.members)}
         self._on_event(told | {"step": action.step, "restored": action.restore, "reason": action.reason})
         self._lookout.forget()
-        with _pairs(action.members) as ends, _shared(self._program.transport) as memory:
+        self._cuts = Cuts(action.generation)
+        doors = {r: (c.place.host, (c.place.address, c.port)) for r, c in self._children.items()}
+        addresses = {replica: far(replica, action.members, doors) for replica in action.members}
+        together = not any(address for places in addresses.values() for address in places)
+        with _pairs(addresses) as ends, _shared(together and self._program.transport == "shared memory") as memory:
             for replica in action.members:
                 if replica in self._children:
-                    descriptors = [ends[replica][peer].fileno() for peer in action.members if peer != replica]
-                    self._children[replica].form(fields, descriptors + memory)
+                    descriptors = [end.fileno() for end in ends[replica].values()]
+                    told = fields | {"addresses": addresses[replica]}
+                    self._children[replica].form(told, descriptors + memory)
 
     def _work(self) -> dict[str, object]:
         first = self._membership.generation == 1
@@ -241,6 +276,7 @@ class _Company:
 
     def _bury(self, child: Child) -> None:
         del self._children[child.replica]
+        self._cuts.gone(child.replica)
         if child.line.fileno() in self._selector.get_map():
             self._selector.unregister(child.line)
         child.close()
@@ -251,20 +287,23 @@ class _Company:
 
 
 @contextlib.contextmanager
-def _pairs(members: Sequence[int]) -> Iterator[dict[int, dict[int, socket.socket]]]:
-    """The connected sockets of each two; closed here once their owners have them."""
-    ends: dict[int, dict[int, socket.socket]] = {replica: {} for replica in members}
+def _pairs(addresses: Mapping[int, Sequence[Address | None]]) -> Iterator[dict[int, dict[int, socket.socket]]]:
+    """The connected sockets of each two that have no address for each other, by member and peer, each in the order of
+    `addresses`, the members; closed here once their owners have them.
+    """
+    ends: dict[int, dict[int, socket.socket]] = {replica: {} for replica in addresses}
     with contextlib.ExitStack() as stack:
-        for left, right in combinations(members, 2):
-            one, other = socket.socketpair()
-            ends[left][right], ends[right][left] = stack.enter_context(one), stack.enter_context(other)
+        for (left, _), (right, places) in combinations(addresses.items(), 2):
+            if places[list(addresses).index(left)] is None:
+                one, other = socket.socketpair()
+                ends[left][right], ends[right][left] = stack.enter_context(one), stack.enter_context(other)
         yield ends
 
 
 @contextlib.contextmanager
-def _shared(transport: str) -> Iterator[list[int]]:
+def _shared(wished: bool) -> Iterator[list[int]]:
     """The file of which each member of a generation fills a part, where they share memory. It has no name."""
-    files = [os.memfd_create("samestep-wire")] if transport == "shared memory" else []
+    files = [os.memfd_create("samestep-wire")] if wished else []
     try:
         yield files
     finally:

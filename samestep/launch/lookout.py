@@ -1,6 +1,6 @@
 """Watching replicas that say nothing: what the board and Linux tell of them, judged once a second."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from samestep.launch import vitals
@@ -22,13 +22,13 @@ class Lookout:
         self._view: View | None = None
         self._told: set[tuple[str, int | None, int, bool]] = set()
 
-    def look(self, seats: Mapping[int, Seat], now: float) -> list[Finding]:
+    def look(self, seats: Mapping[int, Seat], now: float, cut: Collection[int] = ()) -> list[Finding]:
         """To be called about once a second, with all replicas that have not ended. now: of
-        time.monotonic. What is still so at the next look is told once.
+        time.monotonic. What is still so at the next look is told once. cut: replicas on a link that seems to be cut.
         """
         looks = {replica: look for replica, seat in seats.items() if (look := self._at(seat))}
         self._view = silence.follow(self._view, now, looks, self._patience)
-        found = {(f.kind, f.replica, f.step, f.fence): f for f in silence.diagnose(self._view, self._patience)}
+        found = {(f.kind, f.replica, f.step, f.fence): f for f in silence.diagnose(self._view, self._patience, cut)}
         new = [finding for key, finding in found.items() if key not in self._told]
         self._told = set(found)
         return new

@@ -18,6 +18,7 @@ from samestep.recipe.schema import Causal, Dpo, Lora, Recipe, Reward, Sft
 KeyPath = tuple[str, ...]
 
 LENGTHS = ("steps", "tokens", "epochs")
+ANY = "*"  # in the place of a name that the user chooses
 
 # What pydantic found -> what the key must be; the names in braces come from pydantic's context.
 RULES = {
@@ -26,6 +27,7 @@ RULES = {
     "bool_type": "must be true or false",
     "string_type": "must be text; put it in quotes",
     "list_type": "must be a list, such as [a, b]",
+    "dict_type": "must be a section of sections by name, such as h0: {{address: 10.77.0.1}}",
     "model_type": "must be a section; give it keys or remove it",
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
@@ -42,6 +44,7 @@ OBJECTIVES: dict[str, type[BaseModel]] = {"causal": Causal, "sft": Sft, "dpo": D
 
 _DEFAULTS: dict[str, Any] = Recipe.model_construct().model_dump()
 _DEFAULTS["model"]["lora"] = Lora().model_dump()  # null unless given, but its keys are known
+_DEFAULTS["run"]["hosts"] = {ANY: {"start": "", "address": None, "replicas": 1}}
 _DEFAULTS["objective"] = {
     key: field.default for kind in OBJECTIVES.values() for key, field in kind.model_fields.items()
 } | {"kind": "causal"}
@@ -202,6 +205,8 @@ def _explain(error: ErrorDetails, written: _Written) -> tuple[yaml.Mark, str]:
         return _deciding(path, context["keys"], written), context["message"]
     if error["type"] == "extra_forbidden":
         return written.keys[path], _of_another_kind(path, error["loc"]) or _unknown(path)
+    if error["type"] == "missing":
+        return written.keys[path[:-1]], f"{_dotted(path[:-1])} has no {path[-1]}, which it needs; write it there"
     rule = RULES.get(error["type"], error["msg"]).format(**context)
     while path not in written.values:  # pydantic adds the names of a union's members
         path = path[:-1]
@@ -239,7 +244,7 @@ def _known(path: KeyPath) -> Any:
     """What stands at `path` by default: a dict for a section, None for what is not there."""
     known: Any = _DEFAULTS
     for key in path:
-        known = known.get(key) if isinstance(known, dict) else None
+        known = known.get(key, known.get(ANY)) if isinstance(known, dict) else None
     return known
 
 

@@ -7,22 +7,15 @@ Everything here but `run` is part of the mathematics: it may change the bits of 
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+from samestep.recipe.machines import Run
+from samestep.recipe.section import Count, Fraction, NonNegative, Section, conflict
 
 FLOAT16_REFUSED = (
     "float16 needs a loss scale that follows overflows, so skipped steps would depend on the run; "
     "use bfloat16 or float32"
 )
-
-
-def conflict(message: str, *keys: str) -> PydanticCustomError:
-    """An error between `keys`, named from the section that finds it; load.py points at one that is written."""
-    return PydanticCustomError("conflict", "{message}", {"message": message, "keys": keys})
 
 
 def _sources(value: object) -> object:
@@ -34,10 +27,6 @@ def _sources(value: object) -> object:
     elif not isinstance(value, str):
         raise ValueError("must be a path, or a section of paths with weights")
     return value
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class Lora(Section):
@@ -226,7 +215,7 @@ class Evaluate(Section):
     every: Annotated[int, Field(ge=0)] = 0  # steps; 0: at the end only
     best: bool = False  # keep the model with the lowest held-out loss in best/
     patience: Count | None = None  # evaluations in a row without a lower loss after which the run ends
-    prompts: list[str] = []  # answered at each evaluation, into the journal; see sample
+    prompts: list[str] = Field(default=[])  # answered at each evaluation, into the journal; see sample
 
     @model_validator(mode="after")
     def _often(self) -> "Evaluate":
@@ -241,18 +230,6 @@ class Sample(Section):
     prompt: str | None = None  # null: no sample
     tokens: Count = 64
     temperature: NonNegative = 0.8  # 0: always the likeliest token
-
-
-class Run(Section):
-    """Machines only. Nothing here may change a number."""
-
-    replicas: Count = 1
-    replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
-    silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
-    transport: Literal["auto", "sockets"] = "auto"  # auto: shared memory; sockets copy, and are slower
-    cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
-    alternate: str | None = None  # folder for this run alone, on another disk: takes what the run's own disk refuses
-    log_every: Count = 10  # steps between plain lines when the output is no terminal
 
 
 class Recipe(Section):
@@ -287,20 +264,31 @@ class Recipe(Section):
                 "sync.strategy",
             )
         self._check_islands()
-        if self.run.transport != "auto" and self.sync.strategy == "fast":
-            raise conflict(
-                "sync.strategy fast has a transport of its own; remove run.transport or use exact",
-                "run.transport",
-                "sync.strategy",
-            )
+        self._check_transport()
         if self.run.replicas > self.lanes:
             raise conflict(
                 f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "
                 f"a step; lower replicas or raise lanes (lanes change the model)",
                 "lanes",
                 "run.replicas",
+                "run.hosts",
             )
         return self
+
+    def _check_transport(self) -> None:
+        """The strategy fast brings its own."""
+        if self.sync.strategy == "fast" and self.run.transport != "auto":
+            raise conflict(
+                "sync.strategy fast has a transport of its own; remove run.transport or use exact",
+                "run.transport",
+                "sync.strategy",
+            )
+        if self.sync.strategy == "fast" and self.run.hosts:
+            raise conflict(
+                "run.hosts joins replicas by sockets, which sync.strategy fast does not use; use exact",
+                "run.hosts",
+                "sync.strategy",
+            )
 
     def _check_islands(self) -> None:
         islands = self.sync.diloco.islands

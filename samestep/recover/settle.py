@@ -88,5 +88,6 @@ def sentence(lost: Sequence[str], new: Sequence[str], kept: int, top: Target | N
 
 
 def named(causes: Sequence[str]) -> str:
+    causes = list(dict.fromkeys(causes))  # a host that is gone is the cause of all its replicas
     more = [f"{len(causes) - NAMED} more"] if len(causes) > NAMED else []
     return ", ".join([*causes[:NAMED], *more]) or "a connection between replicas broke"

@@ -6,7 +6,7 @@ Times and durations are seconds.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 # How far a replica is within a step. The micro-batches of a step go through data, forward and backward again and again.
@@ -115,11 +115,17 @@ def follow(view: View | None, at: float, looks: Mapping[int, Look], patience: Pa
     return View(at, view.first, replicas, _longest(view, at, looks))
 
 
-def diagnose(view: View, patience: Patience) -> list[Finding]:
-    """What is wrong, each replica named once at most. Those that only wait for another are never blamed."""
-    found = [*_stopped(view, patience), *_stuck(view, patience), *_deadlocked(view, patience)]
+def diagnose(view: View, patience: Patience, cut: Collection[int] = ()) -> list[Finding]:
+    """What is wrong, each replica named once at most. Those that only wait for another are never blamed.
+
+    cut: replicas on a link that seems to be cut. They wait for it, and all others may wait for them; but whoever is
+    stopped is stopped.
+    """
+    found = [*_stopped(view, patience), *_stuck(view, patience)]
+    found += [] if cut else _deadlocked(view, patience)
     blamed = {finding.replica for finding in found}
-    return found + [finding for finding in _working(view, patience) if finding.replica not in blamed]
+    found += [finding for finding in _working(view, patience) if finding.replica not in blamed]
+    return [finding for finding in found if finding.kind == "stopped" or finding.replica not in cut]
 
 
 def _advance(view: View, before: Watched | None, at: float, look: Look, patience: Patience) -> Watched:

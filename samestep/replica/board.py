@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 LINE = struct.Struct("QQd")  # as in Line; in the machine's own order, so that each field is written at once
-WORD = struct.Struct("Q")  # of the last line, the wishes: whether to stop, and the generation to gather
+WORD = struct.Struct("Q")  # of the last line, the wishes: whether to stop, the generation to gather, one that is over
 
 
 class Phase(IntEnum):
@@ -59,6 +59,14 @@ class Board:
     def ask_to_gather(self, generation: int) -> None:
         """The members of that generation; those of later ones have come together by then."""
         WORD.pack_into(self._memory, self._size * LINE.size + WORD.size, generation)
+
+    def end(self, generation: int) -> None:
+        """A member of it is gone. Those that a cut link keeps from seeing it leave it too."""
+        WORD.pack_into(self._memory, self._size * LINE.size + 2 * WORD.size, generation)
+
+    def is_over(self, generation: int) -> bool:
+        (ended,) = WORD.unpack_from(self._memory, self._size * LINE.size + 2 * WORD.size)
+        return bool(ended >= generation)
 
     def wish(self, generation: int) -> Wish:
         """Of the engine, for a member of `generation`."""

@@ -30,14 +30,14 @@ class Crew:
         self._held = NOTHING  # the generation whose division of the state is followed
         self._ready = False  # for the generation that is being formed
         self._coming: tuple[Share, Kept] | None = None  # until all have theirs
-        control.send({"event": "joined"})
+        control.joined()
 
     def join(self) -> Run:
         """Wait for the next generation and take part in it. PeerLost where it ends before it has begun."""
         formation = self._control.formation()
         self._generation, self._ready = formation.generation, False
         self._settle(formation)
-        wire = self._wire = open_wire(self._control.place, formation)
+        wire = self._wire = open_wire(self._control, formation)
         if self._run.job.recipe.sync.strategy != "fast":
             kernels.agree(wire, kernels.describe())
         kept = self._taken_over(wire, formation) if formation.work is None else self._set_up(wire)

@@ -4,6 +4,7 @@ The engine sends JSON lines, one at a time: the place first, then a formation fo
 sockets of that generation beside it and, where they share memory, the file of it.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,8 @@ from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
 from samestep.replica import stack
 from samestep.replica.board import Board, Phase, Wish
+from samestep.replica.links import Links
+from samestep.wire.meeting import Door, meet
 
 if TYPE_CHECKING:
     from samestep.wire.collective import Collective
@@ -30,6 +33,9 @@ MOST_DESCRIPTORS = 253  # that Linux passes in one message (SCM_MAX_FD)
 @dataclass(frozen=True)
 class Place:
     """What a process is born with. `replica` is its number, given once and never again; `slot` its line on the board.
+
+    `host` is the name that the recipe has for its host, `address` where replicas of other hosts reach it; both are
+    empty where there is one host.
 
     `board` (of `slots` lines), `stack` (where it answers where its code is) and `meeting` (where torch's transport
     finds its peers) are descriptors of shared memory without a name.
@@ -44,6 +50,8 @@ class Place:
     stack: int
     engine: int  # process id
     work: dict[str, Any]  # what is to be done; the verb's business
+    host: str = ""
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,9 @@ class Formation:
 
     members: replicas in rank order. before: those of the generation whose division of the state is still followed.
     held, step: that generation, and the step committed, to which the member settles first. work: where it is there, all
-    set themselves up anew by it. connections: by rank, descriptors of connected sockets. memory: of what all share.
+    set themselves up anew by it. connections: by rank, descriptors of connected sockets, to those on the same host.
+    memory: of what all share, where none is on another. addresses: by rank, where those on other hosts are called.
+    token: what only members know, in hexadecimal digits.
     """
 
     generation: int
@@ -62,6 +72,8 @@ class Formation:
     step: int
     work: dict[str, Any] | None
     connections: dict[int, int]
+    addresses: dict[int, tuple[str, int]]
+    token: str
     memory: int | None = None
 
 
@@ -72,13 +84,20 @@ class Control:
         self._line, self.place = line, place
         self._sending = threading.Lock()  # a checkpoint is told of by the thread that writes it
         self._board = Board(place.board, place.slots)
+        self.door: Door | None = None  # where replicas of other hosts call
+
+    def joined(self) -> None:
+        """Say that all is prepared, and where one can be called. ClusterError where nobody could."""
+        self.door = _door(self.place) if self.place.address else None
+        self.send({"event": "joined"} | ({"port": self.door.port} if self.door else {}))
 
     def formation(self) -> Formation:
         """Wait for the next generation that this replica is a member of."""
         fields, descriptors = receive(self._line)
-        peers = [rank for rank, replica in enumerate(fields["members"]) if replica != self.place.replica]
-        connections, memory = dict(zip(peers, descriptors, strict=False)), descriptors[len(peers) :]
-        return Formation(**fields, connections=connections, memory=memory[0] if memory else None)
+        far = {rank: (at[0], at[1]) for rank, at in enumerate(fields.pop("addresses")) if at}
+        near = [rank for rank, r in enumerate(fields["members"]) if r != self.place.replica and rank not in far]
+        connections, memory = dict(zip(near, descriptors, strict=False)), descriptors[len(near) :]
+        return Formation(**fields, connections=connections, addresses=far, memory=memory[0] if memory else None)
 
     def send(self, event: Event) -> None:
         with self._sending:
@@ -100,6 +119,10 @@ class Control:
     def wish(self, generation: int) -> Wish:
         """What the engine wishes to happen after this step."""
         return self._board.wish(generation)
+
+    def is_over(self, generation: int) -> bool:
+        """Whether the engine has ended it, since a member is gone."""
+        return self._board.is_over(generation)
 
     def phase(self, step: int, phase: Phase) -> None:
         self._board.write(self.place.slot, step, phase)
@@ -134,40 +157,71 @@ def receive(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
     return json.loads(data), descriptors
 
 
-def open_wire(place: Place, formation: Formation) -> "Collective":
-    """The transport that the verb chose, for this generation."""
-    menu = {"shared memory": _shared_memory, "sockets": _sockets, "torch": _torch}
-    return menu[place.transport](place, formation)
+def open_wire(control: Control, formation: Formation) -> "Collective":
+    """The transport that the verb chose, for this generation. PeerLost where it ends before all are connected."""
+    chosen = control.place.transport
+    if chosen == "shared memory" and formation.memory is None:
+        chosen = "sockets"  # some are on other hosts
+    return {"shared memory": _shared_memory, "sockets": _sockets, "torch": _torch}[chosen](control, formation)
 
 
 def only_wire(control: Control) -> "Collective":
     """For work that ends with its first generation."""
-    control.send({"event": "joined"})
-    return open_wire(control.place, control.formation())
+    control.joined()
+    return open_wire(control, control.formation())
 
 
-def _shared_memory(place: Place, formation: Formation) -> "Collective":
+def _shared_memory(control: Control, formation: Formation) -> "Collective":
     from samestep.wire.shared_memory import SharedMemory
 
-    rank, members = formation.members.index(place.replica), formation.members
+    rank, members = formation.members.index(control.place.replica), formation.members
     assert formation.memory is not None  # the engine makes it for this transport
-    return SharedMemory(rank, len(members), _connected(formation), formation.memory, formation.generation, members)
+    return SharedMemory(rank, len(members), _near(formation), formation.memory, formation.generation, members)
 
 
-def _sockets(place: Place, formation: Formation) -> "Collective":
+def _sockets(control: Control, formation: Formation) -> "Collective":
     from samestep.wire.sockets import Sockets
 
-    rank, members = formation.members.index(place.replica), formation.members
-    return Sockets(rank, len(members), _connected(formation), formation.generation, members)
+    rank, members = formation.members.index(control.place.replica), formation.members
+    links = Links(control, formation.generation, members)
+    with contextlib.ExitStack() as until_all_are_there:
+        connections = _near(formation)
+        for connection in connections.values():
+            until_all_are_there.enter_context(connection)
+        connections |= _far(control, formation, rank, links)
+        until_all_are_there.pop_all()
+    wire = Sockets(rank, len(members), connections, formation.generation, members)
+    if formation.addresses:
+        links.follow(wire)
+    return wire
 
 
-def _connected(formation: Formation) -> dict[int, socket.socket]:
+def _near(formation: Formation) -> dict[int, socket.socket]:
     return {rank: socket.socket(fileno=descriptor) for rank, descriptor in formation.connections.items()}
 
 
-def _torch(place: Place, formation: Formation) -> "Collective":
+def _far(control: Control, formation: Formation, rank: int, links: Links) -> dict[int, socket.socket]:
+    """Connections to the members on other hosts."""
+    if not formation.addresses:
+        return {}
+    assert control.door is not None  # who has said where it is called gets addresses
+    return meet(control.door, rank, formation.addresses, formation.generation, bytes.fromhex(formation.token), links)
+
+
+def _door(place: Place) -> Door:
+    try:
+        return Door(place.address)
+    except OSError as error:
+        raise ClusterError(
+            f"replica {place.replica} was to be called at {place.address}, run.hosts.{place.host}.address, but cannot "
+            f"listen there ({error.strerror}); give an address of that host"
+        ) from None
+
+
+def _torch(control: Control, formation: Formation) -> "Collective":
     from samestep.wire.torch_backend import TorchBackend
 
+    place = control.place
     rank, meeting = formation.members.index(place.replica), Path(f"/proc/self/fd/{place.meeting}")
     return TorchBackend(rank, len(formation.members), meeting, formation.generation)
 

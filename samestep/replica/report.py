@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from samestep.replica.run import Run
 
 
-def started(step: Step | Islands, generation: int) -> Event:
+def started(step: Step | Islands, generation: int, host: str) -> Event:
+    """host: as the recipe names it; empty where it does not."""
     return {
         "event": "started",
         "pid": os.getpid(),
-        "host": socket.gethostname(),
+        "host": host or socket.gethostname(),
         "lanes": [step.span.start, step.span.stop],
         "kernels": kernels.describe(),
         "generation": generation,

@@ -85,7 +85,7 @@ class Run:
         self.watch.enter(wire)
         self.checkpoints.enter(wire, generation)
         self.step.seal()
-        self.control.send(started(self.step, generation))
+        self.control.send(started(self.step, generation, self.control.place.host))
 
 
 def prepare(job: Job, control: Control) -> Run:

@@ -28,6 +28,8 @@ def _elsewhere(event: Event) -> str | None:
 SENTENCES: dict[str, Callable[[Event], str | None]] = {
     "formed": lambda event: _reason(event) if event["generation"] > 1 else None,
     "silent": _reason,
+    "unreachable": _reason,
+    "reachable": _reason,
     "checkpoint": _elsewhere,
     "save_failed": _unsaved("checkpoint", "trying again under another name"),
     "checkpoint_failed": _unsaved("checkpoint", "training goes on, and the checkpoint before it stays"),

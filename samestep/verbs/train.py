@@ -15,6 +15,7 @@ from samestep.data.corpus import Corpus
 from samestep.errors import ClusterError, RecipeError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Program, Restore
+from samestep.launch.hosts import hosts_of
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
 from samestep.recipe.schema import Recipe
@@ -143,6 +144,7 @@ def program(job: Job) -> Program:
         job.dump(),
         job.run / "logs",
         ends_silent=recipe.run.silent == "end",
+        hosts=hosts_of(recipe.run),
     )
 
 

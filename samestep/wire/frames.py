@@ -60,8 +60,9 @@ class Outbox:
 
 def prepare(connection: socket.socket) -> None:
     connection.setblocking(False)
-    for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-        connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
+    if connection.family == socket.AF_UNIX:  # those of TCP follow the path by themselves
+        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            connection.setsockopt(socket.SOL_SOCKET, option, BUFFER)
 
 
 def until_blocked(move: Callable[[], None], queue: Sized) -> None:

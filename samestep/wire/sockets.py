@@ -1,6 +1,7 @@
-"""Transport over connected stream sockets, one a peer; on one host Unix socket pairs that the engine made.
+"""Transport over connected stream sockets, one a peer: on one host Unix socket pairs that the engine made, between
+hosts TCP connections from wire/meeting.py.
 
-No listener, no port, no file: nothing can connect from outside. A thread moves the bytes, so an exchange
+Here is no listener, no port, no file: nothing can connect from outside. A thread moves the bytes, so an exchange
 goes on during backward. Each message has a header that the receiver compares with what it expects.
 """
 
@@ -90,7 +91,7 @@ class _Peer:
 class Sockets:
     """The replicas of one generation, connected pairwise. Sockets are taken over and closed by `close`.
 
-    members: their numbers by rank, for errors; default: the ranks.
+    members: their numbers by rank, for errors; default: the ranks. closed: set once it is.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class Sockets:
         self._lock = threading.Lock()
         self._failure: Exception | None = None
         self._cancelled = ""
-        self._closing = False
+        self.closed = threading.Event()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
@@ -139,9 +140,9 @@ class Sockets:
         self._wake()
 
     def close(self) -> None:
-        if self._closing:
+        if self.closed.is_set():
             return
-        self._closing = True
+        self.closed.set()
         self._wake()
         self._thread.join()
         for peer in self._peers.values():
@@ -159,7 +160,7 @@ class Sockets:
             return  # full: the thread is going to wake anyway
 
     def _move(self) -> None:
-        while not self._closing:
+        while not self.closed.is_set():
             if self._cancelled:
                 self._fail(PeerLost(self._cancelled))
             poll = select.poll()

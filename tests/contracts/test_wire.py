@@ -13,6 +13,7 @@ import torch
 from samestep.errors import ClusterError, PeerLost
 from samestep.wire import loopback
 from samestep.wire.collective import Operation, Tag, all_gather
+from samestep.wire.meeting import Door, meet
 from samestep.wire.shared_memory import SharedMemory
 from samestep.wire.sockets import Sockets
 from samestep.wire.torch_backend import TorchBackend
@@ -36,6 +37,31 @@ def shared_memory(size, folder):
     return [lambda rank=rank: SharedMemory(rank, size, ends[rank], files[rank]) for rank in range(size)]
 
 
+class Unwatched:
+    """All that meet here come."""
+
+    def calls(self, rank, answered):
+        pass
+
+    def reached(self, rank, connection):
+        pass
+
+    def look(self):
+        pass
+
+
+def tcp(size, folder):
+    doors = [Door("127.0.0.1") for _ in range(size)]
+    addresses = {rank: ("127.0.0.1", door.port) for rank, door in enumerate(doors)}
+
+    def make(rank):
+        others = {r: address for r, address in addresses.items() if r != rank}
+        with contextlib.closing(doors[rank]):
+            return Sockets(rank, size, meet(doors[rank], rank, others, 0, b"secret", Unwatched()))
+
+    return [lambda rank=rank: make(rank) for rank in range(size)]
+
+
 def gloo(size, folder):
     return [lambda rank=rank: TorchBackend(rank, size, folder / "meeting") for rank in range(size)]
 
@@ -45,7 +71,13 @@ def threads(size, folder):
     return [lambda rank=rank: wires[rank] for rank in range(size)]
 
 
-TRANSPORTS = {"sockets": sockets, "shared memory": shared_memory, "torch": gloo, "loopback": threads}
+TRANSPORTS = {
+    "sockets": sockets,
+    "tcp": tcp,
+    "shared memory": shared_memory,
+    "torch": gloo,
+    "loopback": threads,
+}
 REDUCING = ("torch", "loopback")
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from samestep.errors import RecipeError
 from samestep.recipe.load import dump, load
-from samestep.recipe.schema import Batch, Data, Model, Optimizer, Recipe, Run, Sample, Sync
+from samestep.recipe.machines import Run
+from samestep.recipe.schema import Batch, Data, Model, Optimizer, Recipe, Sample, Sync
 
 RECIPE = """\
 seed: 1
@@ -305,3 +306,55 @@ def test_every_source_has_a_weight_above_zero(file: Path, weight: str) -> None:
 def test_one_source_is_read_once_an_epoch(file: Path) -> None:
     assert recipe(file, "steps: 3\ndata: {source: a}\n").data.weights == {"a": 1.0}
     assert recipe(file, "steps: 3\ndata: {source: {a: 1, b: 0.5}}\n").data.weights == {"a": 1, "b": 0.5}
+
+
+HOSTS = """
+steps: 3
+run:
+  hosts:
+    h0: {start: ip netns exec h0, address: 10.77.0.1}
+    h1: {address: 'fd00::2', replicas: 2}
+"""
+
+
+def test_a_run_on_hosts_has_as_many_replicas_as_they_have_places(file: Path) -> None:
+    read = recipe(file, HOSTS)
+    assert read.run.replicas == 3 and list(read.run.hosts or {}) == ["h0", "h1"]
+    assert recipe(file, HOSTS, "run.replicas=2").run.replicas == 2
+    assert recipe(file, dump(read)) == read
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("{h0: {}}", "2:15: run.hosts.h0 has no address, which it needs; write it there"),
+        ("{h0: {address: 0.0.0.0}}",
+         "2:29: run.hosts.h0.address is '0.0.0.0', but must be the IP address at which the other hosts reach it, such "
+         "as 10.77.0.1"),
+        ("{h0: {address: some.name}}",
+         "2:29: run.hosts.h0.address is 'some.name', but must be the IP address at which the other hosts reach it, "
+         "such as 10.77.0.1"),
+        ("{h0: {address: 10.0.0.1, start: a 'b}}",
+         "2:46: run.hosts.h0.start is \"a 'b\", but must be words as in a shell; close the quote; the default is ''"),
+        ("{h0: {address: 10.0.0.1, adress: 1}}", "2:39: run.hosts.h0.adress is not a known key; did you mean address?"),
+        ("{h0: {address: 10.0.0.1, replicas: 0}}",
+         "2:49: run.hosts.h0.replicas is 0, but must be at least 1; the default is 1"),
+        ("{h0: 4}", "2:19: run.hosts.h0 is 4, but must be a section; give it keys or remove it"),
+        ("4", "2:14: run.hosts is 4, but must be a section of sections by name, such as h0: {address: 10.77.0.1}"),
+        ("{}", "2:7: hosts names no host, as in hosts: {h0: {address: 10.77.0.1}}"),
+        ("{a b: {address: 10.0.0.1}}",
+         "2:7: 'a b' is no name of a host; use letters, digits and . _ -, as in hosts: {h0: {address: 10.77.0.1}}"),
+        ("{h0: {address: 10.0.0.1}, h1: {address: 10.0.0.1}}",
+         "2:45: hosts h0 and h1 have one address, 10.0.0.1; give each its own, or keep one"),
+        ("{h0: {address: 10.0.0.1}}, replicas: 2",
+         "2:41: replicas is 2, but the hosts have room for 1; lower it, or raise theirs"),
+        ("{h0: {address: 10.0.0.1, replicas: 9}}",
+         "2:7: run.replicas is 9 but lanes is 8, the most replicas that can share a step; lower replicas or raise "
+         "lanes (lanes change the model)"),
+        ("{h0: {address: 10.0.0.1}}}\nsync: {strategy: fast",
+         "2:7: run.hosts joins replicas by sockets, which sync.strategy fast does not use; use exact"),
+    ],
+)  # fmt: skip
+def test_hosts_that_make_no_sense_are_refused_with_their_place(file: Path, written: str, said: str) -> None:
+    (found,) = problems(file, f"steps: 3\nrun: {{hosts: {written}}}\n")
+    assert found == f"recipe.yaml:{said}"

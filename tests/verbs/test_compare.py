@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from samestep.errors import DataError
 from samestep.recipe.load import dump
-from samestep.recipe.schema import Optimizer, Recipe, Run
+from samestep.recipe.machines import Run
+from samestep.recipe.schema import Optimizer, Recipe
 from samestep.recover.digest import of_tensors
 from samestep.recover.journal import Journal
 from samestep.verbs import compare as verb
