@@ -128,6 +128,7 @@ class _Company:
                 self._handle(Joined(child.replica))
             case "unreachable" | "reachable" as link:
                 self._cuts.said(child.replica, event | {"event": link}, time.monotonic())
+                self._lookout.forget()  # who has waited for a link may need some time after it is mended
             case "waiting" if self._program.restore is None:
                 self._suspects[child.replica] = time.monotonic() + PATIENCE
             case "waiting":

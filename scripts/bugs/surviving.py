@@ -7,6 +7,9 @@ SILENCE = "recover/test_silence.py::"
 LEDGER = "recover/test_ledger.py::"
 SURVIVORS = "same/test_survivors_go_on.py::"
 LOCAL = "launch/test_local.py::"
+CUTS = "launch/test_cuts.py::"
+MEETING = "wire/test_meeting.py::"
+TCP = "wire/test_tcp.py::"
 
 BUGS = [
     Bug(
@@ -204,5 +207,89 @@ BUGS = [
         "if opened[key] != now:",
         "if False:",
         "verbs/test_audit.py",
+    ),
+    Bug(
+        "whoever calls is let in without the secret",
+        "wire/meeting.py",
+        "if hmac.compare_digest(line.said, self._hellos[rank]):",
+        "if line.said[:-PROOF] == self._hellos[rank][:-PROOF]:",
+        MEETING + "test_a_stranger_that_says_something_wrong_is_hung_up_on_without_a_word",
+    ),
+    Bug(
+        "whoever answers is believed",
+        "wire/meeting.py",
+        "if not hmac.compare_digest(line.said, answer(self._token, self._hellos[rank])):",
+        "if False:",
+        MEETING + "test_a_stranger_that_answers_is_not_taken_for_a_replica",
+    ),
+    Bug(
+        "a caller that says nothing is listened to for ever",
+        "wire/meeting.py",
+        "_Line(connection, None, now + PATIENCE, HELLO)",
+        "_Line(connection, None, math.inf, HELLO)",
+        MEETING + "test_one_that_says_nothing_is_hung_up_on_after_a_while",
+    ),
+    Bug(
+        "the replicas' door is open at all addresses",
+        "wire/meeting.py",
+        "self.listener.bind((address, 0))",
+        'self.listener.bind(("", 0))',
+        MEETING + "test_a_door_is_open_at_its_address_only",
+    ),
+    Bug(
+        "a busy peer is taken for a cut link",
+        "wire/tcp.py",
+        "if asked else 0.0",
+        "if asked or True else 0.0",
+        TCP + "test_a_peer_owes_an_answer_only_to_what_it_was_asked",
+    ),
+    Bug(
+        "one that only sends is taken for a cut link",
+        "wire/tcp.py",
+        "min(fields[LAST_DATA], fields[LAST_ACK])",
+        "fields[LAST_ACK]",
+        TCP + "test_a_peer_owes_an_answer_only_to_what_it_was_asked",
+    ),
+    Bug(
+        "who waits for a dead host is never woken",
+        "replica/links.py",
+        "if self._control.is_over(self._generation):",
+        "if False:",
+        "replica/test_links.py",
+    ),
+    Bug(
+        "a host that is cut off is only told of",
+        "launch/cuts.py",
+        "if ends and seconds >= PATIENCE:",
+        "if False:",
+        CUTS + "test_a_host_is_told_of_once_and_given_up_after_its_time",
+    ),
+    Bug(
+        "a link is cut from when it is told of",
+        "launch/cuts.py",
+        'now - event["seconds"]',
+        "now",
+        CUTS + "test_the_time_runs_from_the_cut_and_not_from_the_report",
+    ),
+    Bug(
+        "the wrong side of a cut is given up",
+        "recover/partition.py",
+        "(-len(kept), sorted(kept))",
+        "(len(kept), sorted(kept))",
+        "recover/test_partition.py::test_the_most_that_reach_each_other_stay",
+    ),
+    Bug(
+        "replicas that wait for a cut link are called deadlocked",
+        "recover/silence.py",
+        "[] if cut else _deadlocked(view, patience)",
+        "_deadlocked(view, patience)",
+        SILENCE + "test_where_a_link_is_cut_waiting_proves_nothing_but_who_is_stopped_is_stopped",
+    ),
+    Bug(
+        "a replacement is started on the host that is cut off",
+        "launch/hosts.py",
+        "if host.name not in given_up and taken",
+        "if taken",
+        "launch/test_hosts.py::test_a_host_that_was_cut_off_gets_no_replacement",
     ),
 ]

@@ -378,3 +378,24 @@ control.send({'event': 'reachable', 'peer': (rank + 1) % 2, 'generation': format
 time.sleep(3)
 """
     assert not [e for e in across(body, replicas=2, hosts=ONE_EACH) if e["event"] == "left"]
+
+
+@pytest.mark.slow
+def test_those_that_have_waited_for_a_link_are_not_taken_for_a_deadlock_when_it_is_mended():
+    body = """
+control.phase(7, Phase.EXCHANGE)
+time.sleep(0.5)
+control.send({'event': 'unreachable', 'peer': 1 - rank, 'seconds': 0.1, 'generation': formation.generation})
+time.sleep(6)
+control.send({'event': 'reachable', 'peer': 1 - rank, 'generation': formation.generation})
+time.sleep(3)
+"""
+    events = across(body, replicas=2, hosts=ONE_EACH)
+    assert [e["event"] for e in events if e["event"] in ("silent", "left")] == []
+
+
+@pytest.mark.slow
+def test_where_no_place_is_left_the_others_go_on_with_fewer():
+    body = CUT + "time.sleep(5); control.send({'event': 'y', 'members': formation.members})"
+    events = across(body, hosts=ONE_EACH[:3], replace=True)
+    assert [e["members"] for e in events if e["event"] == "y"] == [[0, 2]] * 2

@@ -121,11 +121,14 @@ def test_a_stranger_that_says_something_wrong_is_hung_up_on_without_a_word(doors
 
 def test_one_that_says_nothing_is_hung_up_on_after_a_while(doors, monkeypatch):
     monkeypatch.setattr(meeting, "PATIENCE", 0.3)
+    meets = threading.Thread(target=attend, args=(doors, 2, {}, Watcher(4)))
     with socket.create_connection(at(doors[2]), timeout=10) as stranger:
-        results, _ = gather(doors, ranks=[2], seconds=1.5)
-        assert isinstance(results[2], PeerLost)
+        meets.start()
+        began = time.monotonic()
         with contextlib.suppress(ConnectionResetError):
             assert stranger.recv(100) == b""
+        assert time.monotonic() - began < 3 and meets.is_alive()
+    meets.join()
 
 
 def test_more_strangers_than_are_listened_to_leave_room_for_a_replica(doors):
@@ -152,10 +155,34 @@ def test_a_hello_that_is_said_again_is_a_strangers(doors):
     meets.join()
 
 
-def test_a_stranger_that_answers_is_not_taken_for_a_replica(doors):
+@pytest.mark.parametrize("says", [bytes(32), answer(OTHER, hello(TOKEN, 3, 0, 1)), hello(TOKEN, 3, 0, 1)[-32:]])
+def test_a_stranger_that_answers_is_not_taken_for_a_replica(doors, says):
+    results = {}
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.settimeout(5)
+        addresses = {1: stranger.getsockname()}
+        caller = threading.Thread(target=call, args=(doors[0], addresses, results))
+        caller.start()
+        for _ in range(2):  # it is called once more, for it may be a replica next time
+            called, _ = stranger.accept()
+            with called:
+                assert called.recv(1000) == hello(TOKEN, 3, 0, 1)
+                called.sendall(says)
+        caller.join()
+    assert isinstance(results[0], PeerLost)
+
+
+def call(door, addresses, results):
+    try:
+        results[0] = meet(door, 0, addresses, 3, TOKEN, Watcher(1.5))
+    except PeerLost as error:
+        results[0] = error
+
+
+def test_one_with_another_secret_is_not_met(doors):
     results, watchers = gather(doors, ranks=[0, 1], tokens={1: OTHER}, seconds=1.5)
     assert all(isinstance(result, PeerLost) for result in results.values())
-    assert (1, "answered") in watchers[0].heard  # hung up on by the one with another secret
+    assert (1, "answered") in watchers[0].heard
 
 
 def test_one_that_refuses_is_there_and_is_called_again_and_again(doors):
