@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from samestep.report.progress import Lines, LivePanel, Speed, progress, reading
+from samestep.report.progress import Lines, LivePanel, Speed, progress, reading, show
 
 
 def step(number, loss=2.0, tokens=1000, seconds=0.5):
@@ -76,3 +76,10 @@ def test_reading_leaves_the_terminal_in_order_after_an_error():
     with reading(console):  # rich refuses a second live display while one is left
         pass
     assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().find("\x1b[?25l")  # the cursor is shown again
+
+
+def test_a_replica_that_can_share_no_memory_is_named_with_the_reason():
+    said = []
+    event = {"event": "shared_memory_failed", "rank": 2, "reason": "no memory to share could be had (why)"}
+    show(Lines(said.append, 1, 3, 1), event)
+    assert said == [f"replica 2: {event['reason']}; its messages go through sockets, which is slower"]
