@@ -20,7 +20,7 @@ from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
 from samestep.wire.collective import Collective, Loan, Operation, Tag, Work
 
-WINDOW = 2  # buckets on their way at once; what arrives takes a slot of the scratch: 4 were no faster
+WINDOW = 2  # buckets on their way at once: 4 were no faster
 
 
 def share(layout: Layout, lanes: int, rank: int, size: int, copies: int) -> Share:
@@ -51,9 +51,11 @@ class Exact:
         self._peers = [r for r in range(wire.size) if r != wire.rank]
         self._waiting: deque[tuple[int, int, Sequence[Tensor]]] = deque()
         self._under_way: deque[_UnderWay] = deque()
-        incoming = sum(len(self._parts[r]) for r in self._peers)
-        self._slot = incoming * max(region.size for region in self.share.owned)  # a bucket's partial sums
-        self._scratch = wire.memory(WINDOW * self._slot, torch.empty(0, device=device))
+        self._largest = max(region.size for region in self.share.owned)
+        self._slot = self._largest * sum(len(self._parts[r]) for r in self._peers)  # a bucket's partial sums
+        # Not written, and so no memory yet, where the transport shows what the peers have.
+        self._scratch = torch.empty(WINDOW * self._slot, device=device)
+        self._new = wire.memory(WINDOW * self._largest if self._peers else 0, self._scratch)
         self._lent: list[Loan] = []
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
@@ -86,15 +88,15 @@ class Exact:
         self._under_way.append(_UnderWay(loan, sums, sums[mine[0]]))
 
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
-        """The scratch is free by now and takes one's own new weights; the others' arrive in the first buffer."""
+        """The others' new weights arrive in the first buffer, whose gradients they do not need any more."""
         if not self._peers:
             return
         works: deque[Work] = deque()
         for bucket in buckets:
             if len(works) == WINDOW:
                 works.popleft().wait()
-            start, region = self._slot * (bucket % WINDOW), self.share.owned[bucket]
-            new = self._scratch[start : start + region.size]
+            start, region = self._largest * (bucket % WINDOW), self.share.owned[bucket]
+            new = self._new[start : start + region.size]
             propose(bucket, new)
             gradient = cut(buffers[0], region)
             sends = {r: [gradient if r in self._holders else new] for r in self._peers}

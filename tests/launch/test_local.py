@@ -84,6 +84,13 @@ for peer, descriptor in formation.connections.items():
     assert sorted((e["rank"], e["from"]) for e in run(body) if e["from"] == e["peer"]) == [(1, 0), (2, 0), (2, 1)]
 
 
+def test_all_members_of_a_generation_share_one_file_without_a_name():
+    events = run(
+        "at = os.fstat(formation.memory); control.send({'event': 'x', 'at': [at.st_ino, at.st_nlink, at.st_size]})"
+    )
+    assert len(events) == 3 and len({tuple(event["at"]) for event in events}) == 1 and events[0]["at"][1:] == [0, 0]
+
+
 def test_a_killed_replica_ends_all_within_two_seconds_and_is_named_with_step_and_phase():
     body = """
 if rank == 1:

@@ -100,3 +100,10 @@ def test_what_a_disk_has_refused_is_said_and_where_it_is(event, line):
     written = []
     show(Lines(written.append, 25, 3, 10), event)
     assert written == [line]
+
+
+def test_a_replica_that_can_share_no_memory_is_named_with_the_reason():
+    said = []
+    event = {"event": "shared_memory_failed", "rank": 2, "reason": "no memory to share could be had (why)"}
+    show(Lines(said.append, 1, 3, 1), event)
+    assert said == [f"replica 2: {event['reason']}; its messages go through sockets, which is slower"]

@@ -86,6 +86,22 @@ def test_a_loan_is_not_returned_before_the_borrower_has_released_it():
         assert came_back.is_set()
 
 
+def test_what_comes_before_it_is_due_is_kept():
+    """Whoever waits for what it lent may find the peer's next message first."""
+    with two() as (one, other):
+        first, then = Tag(0, Operation.REDUCE), Tag(0, Operation.GATHER)
+        lent = one.borrow(first, {1: [in_memory(one, 5000, 1.0)]}, {})
+        loan = other.borrow(first, {}, {0: [torch.empty(5000)]})
+        loan.wait()
+        other.exchange(then, {0: [torch.full((8,), 2.0)]}, {})
+        loan.release()
+        other.flush()
+        lent.returned()
+        target = torch.empty(8)
+        one.exchange(then, {}, {1: [target]}).wait()
+        assert target.unique().tolist() == [2.0]
+
+
 def test_memory_may_grow_after_a_peer_has_seen_some_of_it():
     with two() as (one, other):
         for step in range(5):
