@@ -120,7 +120,8 @@ def spawn(program: Program, place: Place, start: Sequence[str] = ()) -> Child:
             raise ClusterError(
                 f"replica {place.replica} could not be started ({error}); nothing is left running"
             ) from error
-    post(ours, asdict(place))
+    with contextlib.suppress(OSError):  # it has ended already, as its pidfd tells: a host's start may be wrong
+        post(ours, asdict(place))
     return Child(place, process, os.pidfd_open(process.pid), ours)
 
 

@@ -158,6 +158,9 @@ class Sockets:
             self._wake_write.send(b"x")
         except BlockingIOError:
             return  # full: the thread is going to wake anyway
+        except OSError:
+            if not self.closed.is_set():  # cancelled by one thread while another one closes it
+                raise
 
     def _move(self) -> None:
         while not self.closed.is_set():

@@ -406,3 +406,12 @@ def test_where_no_place_is_left_the_others_go_on_with_fewer():
     body = CUT + "time.sleep(5); control.send({'event': 'y', 'members': formation.members})"
     events = across(body, hosts=ONE_EACH[:3], replace=True)
     assert [e["members"] for e in events if e["event"] == "y"] == [[0, 2]] * 2
+
+
+def test_a_start_that_ends_at_once_is_tried_again_and_then_named():
+    """Whether it ends before or after it is sent its place."""
+    for start in (("false",), ("sh", "-c", "sleep 0.05; exit 1")):
+        program = Program(["true"], hosts=(Host("a", start, "127.0.0.1", 1),), restore=dict)
+        for _ in range(5):
+            with pytest.raises(ClusterError, match="exited with code 1"):
+                Local().run(program, Terms(1, 8), lambda event: None)

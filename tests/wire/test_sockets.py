@@ -33,3 +33,11 @@ def test_errors_name_a_replica_by_its_number_and_not_by_its_rank():
         other.exchange(Tag(4, Operation.READY), {0: [torch.zeros(8)]}, {}).wait()
         with pytest.raises(ClusterError, match="replica 7 sent"):
             wire.exchange(Tag(5, Operation.READY), {}, {1: [torch.zeros(8)]}).wait()
+
+
+def test_it_may_be_cancelled_while_it_is_being_closed():
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(theirs):
+        wire = Sockets(0, 2, {1: ours})
+        wire.close()
+        wire.cancel("replica 1 is gone")
