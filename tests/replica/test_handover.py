@@ -28,7 +28,7 @@ def moved(before, size, copies):
     def replica(wire):
         mine = old.get(wire.rank) or state(0, 1, 1)
         given = Handover(wire, PLAN, mine, before, copies, 5)
-        moments = given.moments(share(PLAN, 8, wire.rank, wire.size, copies))
+        moments = given.kept(share(PLAN, 8, wire.rank, wire.size, copies)).moments
         return mine, moments, given.record({"from": wire.rank})
 
     return loopback.run(size, replica)
@@ -68,7 +68,7 @@ def test_state_that_arrives_changed_is_refused():
     def replica(wire):
         wire.__class__ = Flipping
         mine = state(0, 1, 1, 7)
-        Handover(wire, PLAN, mine, [0], 2, 5).moments(share(PLAN, 8, wire.rank, wire.size, 2))
+        Handover(wire, PLAN, mine, [0], 2, 5).kept(share(PLAN, 8, wire.rank, wire.size, 2))
 
     with pytest.raises(ClusterError, match="replica 0 handed over after step 5 arrived changed"):
         loopback.run(2, replica)
