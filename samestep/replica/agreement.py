@@ -26,7 +26,7 @@ from samestep.sync.scalars import told
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, layout
 from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
-from samestep.wire.formats import Formats
+from samestep.wire.formats import EXACT, Formats
 
 STRATEGIES: dict[str, Callable[[Any, Layout, int, int, torch.device], Exchange]] = {"exact": Exact, "fast": Fast}
 
@@ -97,6 +97,10 @@ class Agreement:
         self.state.adopt(self._exchange.share, kept)
         self.ready = False  # whether all that the commit of the open step needs is here
         return self._exchange.share
+
+    def memory(self, count: int, like: Tensor) -> Tensor:
+        """Zeros, for buffers of sums. Lanes that are rounded first are not sent as they are."""
+        return self.wire.memory(count, like) if self._formats.sums == EXACT.sums else like.new_zeros(count)
 
     def free(self) -> None:
         """Give the buffers of a generation back before those of the next are made."""

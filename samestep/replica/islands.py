@@ -84,7 +84,7 @@ class Islands(Agreement):
         own = turns([tree.merges(Node(each.start, each.stop)) for each in self._spans[span.start : span.stop]])
         self._gradients = Accumulator(self.parameters, self.layout, own, self._micros, _nothing, _zeros)
         self._parts = share.sums
-        self._sums = [wire.memory(self.layout.total, self.parameters[0]) for _ in range(1 + max(share.sums))]
+        self._sums = [self.memory(self.layout.total, self.parameters[0]) for _ in range(1 + max(share.sums))]
         self._losses: list[Tensor] = []  # of the open step
         self._leg: list[Tensor] = []  # float64 [lanes + islands] a step: losses, and norms of gradients
         if kept is None:

@@ -83,7 +83,7 @@ class Step(Agreement):
     def _take_part(self, wire: Collective, kept: Kept | None) -> None:
         self._share = self.begin(wire, kept)
         self._gradients = Accumulator(
-            self.parameters, self.layout, self._share.turns, self._micros, self._started, wire.memory
+            self.parameters, self.layout, self._share.turns, self._micros, self._started, self.memory
         )
         spans = tree.spans(self.units, wire.size)
         self._witness = Witness(self.parameters, self._recompute, spans, wire.rank)
