@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 import agreeing
 import computing
 import islands
+import lowbit
 import resting
 import saving
 import surviving
 from bug import Bug, Stale
 from copies import ROOT, copied, tested
 
-BUGS = [*saving.BUGS, *agreeing.BUGS, *computing.BUGS, *islands.BUGS, *resting.BUGS, *surviving.BUGS]
+BUGS = [*saving.BUGS, *agreeing.BUGS, *computing.BUGS, *islands.BUGS, *lowbit.BUGS, *resting.BUGS, *surviving.BUGS]
 LIMIT = 200.0  # seconds of one bug's tests
 ALL = 1200.0  # seconds of the tests without a bug
 PASSED, FAILED = 0, 1  # exit codes of pytest

@@ -142,6 +142,22 @@ def test_a_gradient_of_one_lane_that_is_not_finite_ends_the_step(formats, value,
     assert all(loopback.run(replicas, replica))
 
 
+@pytest.mark.parametrize("formats", SAME, ids="-".join)
+def test_what_was_rounded_off_comes_with_the_next_step(formats):
+    """A step of no gradient moves the weights by what the step before has left."""
+
+    def replica(wire):
+        mine = copy.deepcopy(MODULE)
+        step = Step(mine, wire, SGD(), lanes=LANES, formats=formats)
+        for n, factor in enumerate((1.0, 0.0)):
+            for lane in step.lanes:
+                step.backward(lane_loss(mine, n, lane, 0) * factor)
+            sums = step.update(0.0)
+        return sums.gradient_norm
+
+    assert 0 < loopback.run(2, replica)[0] < 0.5
+
+
 def test_a_parameter_without_a_gradient_keeps_weights_and_feedback(formats):
     module = nn.ModuleList([nn.Linear(6, 300), nn.Linear(6, 300)])
     torch.nn.init.normal_(module[0].weight)
