@@ -188,11 +188,37 @@ class Diloco(Section):
         return self
 
 
+Wire = Literal["float32", "bfloat16", "int8", "int4"]
+
+
 class Sync(Section):
+    """What is not sent in float32 is rounded, the same at any number of replicas. What was rounded off a lane (or an
+    island) is added in the next step, and is with one replica only, which cannot be lost without a checkpoint.
+    """
+
     strategy: Literal["exact", "fast", "diloco"] = "exact"
     diloco: Diloco = Diloco()  # of the strategy diloco
+    wire: Wire = "float32"  # of what is added up: gradients of lanes, or what islands have learnt
+    weights: Wire | None = None  # of new weights; null: as wire
     # Replicas that hold each moment: sharded 1, mirrored 2, replicated all; auto: as memory allows. No number changes.
     state: Literal["auto", "sharded", "mirrored", "replicated"] = "auto"
+
+    @property
+    def told(self) -> Wire:
+        """The format of new weights."""
+        return self.weights or self.wire
+
+    @property
+    def alone(self) -> bool:
+        """Whether a part of the state is with one replica only, whatever `state` says."""
+        return self.strategy == "diloco" or self.wire != "float32"
+
+    @model_validator(mode="after")
+    def _rounded(self) -> "Sync":
+        if self.strategy == "fast" and {self.wire, self.told} != {"float32"}:
+            says = f"fast adds up in float32, but wire is {self.wire} and weights are {self.told}; use exact"
+            raise conflict(says, "wire" if self.wire != "float32" else "weights", "strategy")
+        return self
 
 
 class Recover(Section):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from samestep.errors import Corrupted, NotFinite
+from samestep.errors import Corrupted, NotFinite, RecipeError
 from samestep.model import optim
 from samestep.replica.board import Wish
 from samestep.replica.seal import Frozen, Rest
@@ -21,10 +21,12 @@ from samestep.sync.exact import Exact
 from samestep.sync.exchange import Exchange
 from samestep.sync.fast import Fast
 from samestep.sync.flat import trainable
+from samestep.sync.rounded import Rounded
 from samestep.sync.scalars import told
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, layout
 from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
+from samestep.wire.formats import EXACT, Formats
 
 STRATEGIES: dict[str, Callable[[Any, Layout, int, int, torch.device], Exchange]] = {"exact": Exact, "fast": Fast}
 
@@ -57,6 +59,7 @@ class Agreement:
     copies: replicas that keep the moments of each slice; with more than one, a replica can be lost.
     scrub: commits within which all weights are looked at for flipped bits; what is held is at each. 0: never. Then
     nothing but this may write to the module's tensors.
+    formats: in which numbers travel; in fewer bits than float32 they are rounded, the same at any number of replicas.
     commits: how often all replicas have moved on together. number: of the steps of the run that have been made.
     """
 
@@ -71,32 +74,41 @@ class Agreement:
         strategy: str,
         copies: int,
         scrub: int,
+        formats: Formats,
         bucket: int | None = None,
     ) -> None:
+        if formats.rounded and strategy == "fast":
+            raise RecipeError(f"fast was asked to send {' and '.join(formats)}, but it adds up float32 only; use exact")
         self.named = trainable(module)
         self.parameters = list(self.named.values())
         self.shapes = {name: list(parameter.shape) for name, parameter in self.named.items()}
         self.layout = layout([p.numel() for p in self.parameters], units, bucket=bucket)
-        self.state = State(self.parameters, self.layout, rule)
+        self.state = State(self.parameters, self.layout, rule, formats.weights)
         self.copies, self.commits = copies, 0
-        self.units, self._strategy = units, strategy
+        self.units, self._strategy, self._formats = units, strategy, formats
         self._scrub, self._frozen = scrub, Frozen(module, scrub) if scrub else None
 
     def begin(self, wire: Collective, kept: Kept | None) -> Share:
         """Take part in a generation, with what is kept of this replica's share in it; None: it is the first step."""
         self.wire = wire
-        device = self.parameters[0].device
-        self._exchange = STRATEGIES[self._strategy](wire, self.layout, self.units, self.copies, device)
+        terms = wire, self.layout, self.units, self.copies, self.parameters[0].device
+        rounded = self._formats.rounded
+        self._exchange = Rounded(*terms, self._formats) if rounded else STRATEGIES[self._strategy](*terms)
         self.state.adopt(self._exchange.share, kept)
         self.ready = False  # whether all that the commit of the open step needs is here
         return self._exchange.share
+
+    def memory(self, count: int, like: Tensor) -> Tensor:
+        """Zeros, for buffers of sums. Lanes that are rounded first are not sent as they are."""
+        return self.wire.memory(count, like) if self._formats.sums == EXACT.sums else like.new_zeros(count)
 
     def free(self) -> None:
         """Give the buffers of a generation back before those of the next are made."""
         del self._exchange
 
     def start(self, bucket: int, buffers: Sequence[Tensor]) -> None:
-        """A bucket of this replica's partial sums is complete."""
+        """A bucket of this replica's sums is complete."""
+        self.state.feedback.recall(bucket, buffers)
         self._exchange.start(self.commits, bucket, buffers)
 
     def add_up(
@@ -124,7 +136,7 @@ class Agreement:
 
     def offer(self, rate: float, buffers: Sequence[Tensor], present: Sequence[bool], buckets: Sequence[int]) -> None:
         """Compute the new weights in these buckets and bring everybody's together, without changing any."""
-        self._open = rate, buffers[0], present, buckets
+        self._open = rate, buffers, present, buckets
 
         def write(bucket: int, out: Tensor) -> None:
             self.state.propose(bucket, out, buffers[0], rate, present)
@@ -144,8 +156,9 @@ class Agreement:
             self.apply()
 
     def apply(self) -> None:
-        rate, gathered, present, buckets = self._open
-        self.state.commit(gathered, rate, present, buckets)
+        rate, buffers, present, buckets = self._open
+        self.state.commit(buffers[0], rate, present, buckets)
+        self.state.feedback.keep(buffers, present, buckets)
         self.commits += 1
         self.ready = False
         self.seal()

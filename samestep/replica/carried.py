@@ -12,6 +12,7 @@ from samestep.sync.flat import cut
 from samestep.sync.slices import Layout, Region
 
 Units = dict[int, list[Tensor]]  # by unit, one tensor a kind
+FEEDBACK = "feedback"  # what was rounded off a unit's gradient; the last kind, where there is any
 
 
 class Carried:
@@ -27,6 +28,10 @@ class Carried:
 
     def blank(self, span: range, like: Tensor) -> Units:
         return {unit: [like.new_zeros(self._layout.total) for _ in self._kinds] for unit in span}
+
+    def feedback(self, values: Units) -> dict[int, Tensor]:
+        """By unit, where they have any."""
+        return {unit: kinds[-1] for unit, kinds in values.items()} if self._kinds[-1] == FEEDBACK else {}
 
     def snapshot(self, values: Units, names: Sequence[str]) -> dict[Part, Tensor]:
         """Copies on the CPU. names: of the parameters, in the order of their registration."""

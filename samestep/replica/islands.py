@@ -23,15 +23,17 @@ from samestep.model import optim
 from samestep.recipe.schema import Diloco
 from samestep.replica.agreement import Agreement, Sums, norm_of, not_finite
 from samestep.replica.board import Wish
-from samestep.replica.carried import Carried
+from samestep.replica.carried import FEEDBACK, Carried
 from samestep.replica.state import Kept
 from samestep.replica.step import CLIP_EPSILON, Unchanged
 from samestep.sync import tree
-from samestep.sync.accumulate import Accumulator, turns
+from samestep.sync.accumulate import Accumulator
 from samestep.sync.flat import cut, views
 from samestep.sync.legs import Legs, buckets
+from samestep.sync.share import turns
 from samestep.sync.tree import Node
 from samestep.wire.collective import Collective
+from samestep.wire.formats import EXACT, Formats
 
 
 class Islands(Agreement):
@@ -52,12 +54,21 @@ class Islands(Agreement):
         clip: float | None = None,
         accumulate: int = 1,
         scrub: int = 0,
+        formats: Formats = EXACT,
         bucket: int | None = None,
     ) -> None:
-        outer = optim.Nesterov(terms.momentum)
-        super().__init__(module, outer, units=terms.islands, strategy="exact", copies=1, scrub=scrub, bucket=bucket)
+        super().__init__(
+            module,
+            optim.Nesterov(terms.momentum),
+            units=terms.islands,
+            strategy="exact",
+            copies=1,
+            scrub=scrub,
+            formats=formats,
+            bucket=bucket,
+        )
         self._rule, self._terms, self._clip, self._micros = rule, terms, clip, accumulate
-        kinds = ["weights", *(f"moment{at}" for at in range(rule.moments))]
+        kinds = ["weights", *(f"moment{at}" for at in range(rule.moments)), *[FEEDBACK][: formats.sums != EXACT.sums]]
         self.state.carried = Carried(self.layout, "island", kinds, terms.islands)
         self._lanes, self._spans = lanes, tree.spans(lanes, terms.islands)
         self._legs = Legs(terms.every, terms.fragments, terms.overlap, steps)
@@ -68,11 +79,12 @@ class Islands(Agreement):
         self._take_part(wire, None)
 
     def _take_part(self, wire: Collective, kept: Kept | None) -> None:
-        span = self._mine = self.begin(wire, kept).span
+        share = self.begin(wire, kept)
+        span = self._mine = share.span
         own = turns([tree.merges(Node(each.start, each.stop)) for each in self._spans[span.start : span.stop]])
         self._gradients = Accumulator(self.parameters, self.layout, own, self._micros, _nothing, _zeros)
-        self._parts = tree.parts(self.units, span)
-        self._sums = [wire.memory(self.layout.total, self.parameters[0]) for _ in self._parts]
+        self._parts = share.sums
+        self._sums = [self.memory(self.layout.total, self.parameters[0]) for _ in range(1 + max(share.sums))]
         self._losses: list[Tensor] = []  # of the open step
         self._leg: list[Tensor] = []  # float64 [lanes + islands] a step: losses, and norms of gradients
         if kept is None:
@@ -179,7 +191,7 @@ class Islands(Agreement):
 
     def _inner(self, unit: int, gradient: Tensor, there: list[bool], rate: float) -> None:
         """Adam's bias correction counts all steps of the run, also those without a gradient."""
-        weights, *moments = self.state.kept.units[unit]
+        weights, *moments = self.state.kept.units[unit][: 1 + self._rule.moments]
         for decay in (True, False):
             chosen = [i for i, known in enumerate(there) if known and self._decays[i] is decay]
             if chosen:
@@ -191,14 +203,14 @@ class Islands(Agreement):
         return buckets(self._legs.fragment(self.number), self._terms.fragments, self.layout.buckets)
 
     def _set_off(self, bucket: int) -> None:
-        """What the islands have learnt, as far as it is this replica's to add up, is on its way."""
+        """What the islands have learnt is on its way, as far as it is this replica's to add up."""
         region = self.layout.bucket_region(bucket)
         learnt = {
             Node(unit, unit + 1): (cut(self.state.weights, region) - cut(values[0], region)).div_(self.units)
             for unit, values in self.state.kept.units.items()
         }
-        for part, out in zip(self._parts, self._sums, strict=True):
-            cut(out, region).copy_(tree.fold(part, learnt, lambda left, right: left.add_(right)))
+        for at, part in self._parts.items():
+            cut(self._sums[at], region).copy_(tree.fold(part, learnt, lambda left, right: left.add_(right)))
         self.start(bucket, self._sums)
 
     def _meet(self) -> None:

@@ -35,9 +35,9 @@ class Job:
 def copies(recipe: Recipe) -> int:
     """Replicas that hold each part of the state, at most. `sync.state` has been decided by the verb, for all replicas.
 
-    What islands have is with one replica only, whatever that says.
+    What islands have is with one replica only, whatever that says, and so is what was rounded off a lane's gradient.
     """
-    if recipe.sync.strategy == "diloco":
+    if recipe.sync.alone:
         return 1
     return {"sharded": 1, "mirrored": 2, "replicated": recipe.lanes}[recipe.sync.state]
 

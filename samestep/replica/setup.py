@@ -12,6 +12,7 @@ from samestep.replica.islands import Islands
 from samestep.replica.job import Job, copies
 from samestep.replica.step import Step
 from samestep.wire.collective import Collective
+from samestep.wire.formats import Formats
 
 INITIAL_WEIGHTS, SAMPLE = 1 << 62, (1 << 62) + 1  # in the place of a step number when seeds are mixed
 
@@ -78,6 +79,7 @@ def _islands(job: Job, task: Task, wire: Collective) -> Islands:
         clip=recipe.optimizer.clip,
         accumulate=recipe.batch.accumulate,
         scrub=recipe.recover.scrub_every,
+        formats=Formats(recipe.sync.wire, recipe.sync.told),
     )
 
 
@@ -93,6 +95,7 @@ def _lanes(job: Job, task: Task, wire: Collective) -> Step:
         strategy=recipe.sync.strategy,
         copies=copies(recipe),
         scrub=recipe.recover.scrub_every,
+        formats=Formats(recipe.sync.wire, recipe.sync.told),
         recompute=recipe.recover.recompute_every,
     )
 

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 from samestep.model import optim
 from samestep.recover.shards import Part
 from samestep.replica.carried import Carried, Units
+from samestep.replica.feedback import Feedback
 from samestep.replica.seal import Rest, Seal
+from samestep.replica.told import Told, blank
 from samestep.sync.flat import cut, flatten
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, Piece, Region
 
-Moments = dict[Region, list[Tensor]]  # of each region that is held, one tensor a moment
+Moments = dict[Region, list[Tensor]]  # of each region that is held, one tensor a moment; masters count as one
 
 
 class Kept(NamedTuple):
@@ -46,20 +48,29 @@ class _Run(NamedTuple):
 
 
 class State:
-    """Weights in one flat float32 buffer in which the module's parameters live; moments of the held regions only."""
+    """Weights in one flat float32 buffer in which the module's parameters live; moments of the held regions only.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], layout: Layout, rule: optim.Rule) -> None:
+    told: the format of new weights.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], layout: Layout, rule: optim.Rule, told: str = "float32"
+    ) -> None:
         self.weights = flatten(parameters, layout)
         self.updates = [0] * len(parameters)  # made to each parameter
         self.kept = Kept({}, {})
         self.carried: Carried | None = None  # what units have, if anything
         self.seal: Seal | None = None  # on what rests since the last commit
-        self._rule, self._layout = rule, layout
+        self._rule, self._layout, self._told = rule, layout, Told(told)
         self._decays = [optim.decays(p) for p in parameters]
 
     @property
     def moments(self) -> Moments:
         return self.kept.moments
+
+    @property
+    def feedback(self) -> Feedback:
+        return Feedback(self._layout, self._rounded_off(), self._share.sums)
 
     def adopt(self, share: Share, kept: Kept | None = None) -> None:
         """Take up a share, with what is kept of it, or with what there is at a first step, which is zero."""
@@ -68,12 +79,12 @@ class State:
         self.kept = self.blank(share) if kept is None else kept
 
     def blank(self, share: Share) -> Kept:
-        """Zeros for what is kept of a share."""
-        moments = {region: [self._zeros(region) for _ in range(self._rule.moments)] for region in _held(share)}
+        """What is kept of a share before the first step."""
+        moments = {r: blank(self._told, cut(self.weights, r), self._rule.moments) for r in _held(share)}
         return Kept(moments, self.carried.blank(share.span, self.weights) if self.carried else {})
 
     def rest(self, turn: int, turns: int) -> None:
-        """Seal what must not change until the next commit: all that is held, and of the other weights one part."""
+        """Seal what must not change until the next commit: what is held, feedback, of the other weights one part."""
         if turn in self._seals:
             self._seals[turn].renew()
         else:
@@ -81,7 +92,7 @@ class State:
         self.seal = self._seals[turn]
 
     def _resting(self, part: Region) -> list[Rest]:
-        found = []
+        found = [Rest(f"the feedback of unit {unit}", values) for unit, values in self._rounded_off().items()]
         for bucket, regions in enumerate(self._share.held):
             for owner, region in regions.items():
                 values = [cut(self.weights, region), *self.moments[region]]
@@ -105,9 +116,10 @@ class State:
         """Write the new weights of the owned region of a bucket to `out`; change nothing else."""
         region = self._share.owned[bucket]
         if region.size:
-            out.copy_(cut(self.weights, region))
-            copies = [kept.clone() for kept in self.moments[region]]
+            weights, copies = cut(self.weights, region), [kept.clone() for kept in self.moments[region]]
+            out.copy_(copies.pop() if self._told.masters else weights)
             self._update(region, out, cut(gradient, region), copies, rate, present)
+            self._told.news(out, weights)
 
     def commit(self, gathered: Tensor, rate: float, present: Sequence[bool], buckets: Sequence[int]) -> None:
         """In these buckets update what is held in place (`gathered` has its gradient there) and take the rest from
@@ -116,15 +128,19 @@ class State:
         for bucket in buckets:
             regions = self._share.held[bucket]
             for region in regions.values():
-                weights, gradient = cut(self.weights, region), cut(gathered, region)
-                self._update(region, weights, gradient, self.moments[region], rate, present)
+                weights, gradient, moments = cut(self.weights, region), cut(gathered, region), self.moments[region]
+                if self._told.masters:
+                    self._update(region, moments[-1], gradient, moments[:-1], rate, present)
+                    self._told.settle(weights, moments[-1])
+                else:
+                    self._update(region, weights, gradient, moments, rate, present)
             for other in _between(sorted(regions.values()), self._layout.bucket_region(bucket)):
-                cut(self.weights, other).copy_(cut(gathered, other))
+                self._told.take(cut(self.weights, other), cut(gathered, other))
         self.updates = [count + there for count, there in zip(self.updates, present, strict=True)]
 
     def kinds(self) -> list[str]:
-        """What there is of each parameter: its weights and the optimizer's moments."""
-        return ["weights", *(f"moment{i}" for i in range(self._rule.moments))]
+        """What there is of each parameter: weights, the optimizer's moments, masters where weights are rounded."""
+        return ["weights", *(f"moment{i}" for i in range(self._rule.moments)), *["master"][: self._told.masters]]
 
     def saved(self) -> list[str]:
         """All kinds of values that a checkpoint has of each parameter."""
@@ -157,8 +173,8 @@ class State:
                 _take(self.kinds().index(part.kind) - 1, held.get(number, []), here, values)
         self.updates = list(updates)
 
-    def _zeros(self, region: Region) -> Tensor:
-        return torch.zeros(region.size, device=self.weights.device)
+    def _rounded_off(self) -> dict[int, Tensor]:
+        return self.carried.feedback(self.kept.units) if self.carried else {}
 
     def _runs(self, regions: Iterable[Region]) -> Iterator[_Run]:
         for region in regions:

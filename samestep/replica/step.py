@@ -17,12 +17,14 @@ from samestep.errors import RecipeError
 from samestep.model import optim
 from samestep.replica.agreement import Agreement, Numbers, Sums, norm_of, not_finite
 from samestep.replica.board import Wish
+from samestep.replica.carried import FEEDBACK, Carried
 from samestep.replica.state import Kept
 from samestep.replica.witness import Witness
 from samestep.sync import tree
 from samestep.sync.accumulate import Accumulator
 from samestep.sync.flat import cut
 from samestep.wire.collective import Collective
+from samestep.wire.formats import EXACT, Formats
 
 CLIP_EPSILON = 1e-6  # as torch.nn.utils.clip_grad_norm_
 
@@ -32,7 +34,7 @@ class Step(Agreement):
 
     lanes: the equal shares of a step, each `accumulate` micro-batches; part of the result, unlike replicas.
     clip: the largest global gradient norm.
-    copies, scrub: see Agreement.
+    copies, scrub, formats: see Agreement.
     recompute: steps from one lane that two replicas compute, to compare them, to the next. 0: none.
 
     RecipeError if the module has no trainable float32 parameters or keeps batch statistics; PeerLost if
@@ -54,9 +56,14 @@ class Step(Agreement):
         copies: int = 1,
         scrub: int = 0,
         recompute: int = 0,
+        formats: Formats = EXACT,
         bucket: int | None = None,
     ) -> None:
-        super().__init__(module, rule, units=lanes, strategy=strategy, copies=copies, scrub=scrub, bucket=bucket)
+        super().__init__(
+            module, rule, units=lanes, strategy=strategy, copies=copies, scrub=scrub, formats=formats, bucket=bucket
+        )
+        if formats.sums != EXACT.sums:
+            self.state.carried = Carried(self.layout, "lane", [FEEDBACK], lanes)
         self._clip, self._micros, self._recompute = clip, accumulate, recompute
         self._buffers = Unchanged(module)
         self.sums: Sums | None = None  # of the last step that was reduced
@@ -76,7 +83,7 @@ class Step(Agreement):
     def _take_part(self, wire: Collective, kept: Kept | None) -> None:
         self._share = self.begin(wire, kept)
         self._gradients = Accumulator(
-            self.parameters, self.layout, self._share.turns, self._micros, self._started, wire.memory
+            self.parameters, self.layout, self._share.turns, self._micros, self._started, self.memory
         )
         spans = tree.spans(self.units, wire.size)
         self._witness = Witness(self.parameters, self._recompute, spans, wire.rank)

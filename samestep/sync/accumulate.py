@@ -7,34 +7,13 @@ one order, whatever order their backward takes. A gradient that comes after the 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from samestep.sync.flat import views
+from samestep.sync.share import Turn
 from samestep.sync.slices import Layout
-
-
-class Turn(NamedTuple):
-    """One lane's place in the additions: the buffer it starts in, how many additions follow it, and the partial sum
-    that it is a part of.
-    """
-
-    buffer: int
-    merges: int
-    part: int
-
-
-def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
-    """The turn of each lane, from the merges of each partial sum; partial sum i ends in buffer i."""
-    result = []
-    for base, counts in enumerate(merges):
-        depth = 0
-        for count in counts:
-            result.append(Turn(base + depth, count, base))
-            depth += 1 - count
-    return result
 
 
 class Accumulator:

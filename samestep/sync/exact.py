@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from samestep.sync import tree
-from samestep.sync.accumulate import turns
 from samestep.sync.exchange import Propose
 from samestep.sync.flat import cut
-from samestep.sync.share import Share, held, holders
+from samestep.sync.share import Share, held, holders, turns
 from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
 from samestep.wire.collective import Collective, Loan, Operation, Tag, Work
@@ -26,11 +25,13 @@ WINDOW = 2  # buckets on their way at once: 4 were no faster
 def share(layout: Layout, lanes: int, rank: int, size: int, copies: int) -> Share:
     """What `rank` of `size` replicas has to do."""
     span = tree.spans(lanes, size)[rank]
+    parts = tree.parts(lanes, span)
     return Share(
         span,
-        turns([tree.merges(part) for part in tree.parts(lanes, span)]),
+        turns([tree.merges(part) for part in parts]),
         [layout.owned(bucket, rank, size) for bucket in range(layout.buckets)],
         held(layout, rank, size, copies),
+        dict(enumerate(parts)),
     )
 
 
@@ -41,9 +42,17 @@ class _UnderWay(NamedTuple):
 
 
 class Exact:
-    """One replica's exchange of gradients and weights."""
+    """One replica's exchange of gradients and weights. dtype: of what is added up."""
 
-    def __init__(self, wire: Collective, layout: Layout, lanes: int, copies: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        wire: Collective,
+        layout: Layout,
+        lanes: int,
+        copies: int,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._wire, self._layout, self._lanes = wire, layout, lanes
         self._parts = [tree.parts(lanes, span) for span in tree.spans(lanes, wire.size)]
         self._holders = holders(wire.rank, wire.size, copies)
@@ -54,7 +63,7 @@ class Exact:
         self._largest = max(region.size for region in self.share.owned)
         self._slot = self._largest * sum(len(self._parts[r]) for r in self._peers)  # a bucket's partial sums
         # Not written, and so no memory yet, where the transport shows what the peers have.
-        self._scratch = torch.empty(WINDOW * self._slot, device=device)
+        self._scratch = torch.empty(WINDOW * self._slot, device=device, dtype=dtype)
         self._new = wire.memory(WINDOW * self._largest if self._peers else 0, self._scratch)
         self._lent: list[Loan] = []
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from samestep.sync import tree
-from samestep.sync.accumulate import turns
 from samestep.sync.exchange import Propose
 from samestep.sync.flat import cut
-from samestep.sync.share import Share, held
+from samestep.sync.share import Share, held, turns
 from samestep.sync.slices import Layout
 from samestep.wire.collective import Operation, Reducing, Tag, Work
 

@@ -6,20 +6,47 @@ the same update from the same gradient, so that what one replica takes with it t
 no traffic: they get the gradient in the place of the new weights.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from samestep.sync.accumulate import Turn
 from samestep.sync.slices import Layout, Region
+from samestep.sync.tree import Node
+
+
+class Turn(NamedTuple):
+    """One lane's place in the additions: the buffer it starts in, how many additions follow it, and the partial sum
+    that it is a part of.
+    """
+
+    buffer: int
+    merges: int
+    part: int
+
+
+def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
+    """The turn of each lane, from the merges of each partial sum; partial sum i ends in buffer i."""
+    result = []
+    for base, counts in enumerate(merges):
+        depth = 0
+        for count in counts:
+            result.append(Turn(base + depth, count, base))
+            depth += 1 - count
+    return result
 
 
 @dataclass(frozen=True)
 class Share:
-    """owned: by bucket. held: by bucket, the regions whose moments are kept, by their owner; none is empty."""
+    """owned: by bucket. held: by bucket, the regions whose moments are kept, by their owner; none is empty.
+
+    sums: by the buffer that it ends up in, the node of the tree that is summed up; empty where there is no tree.
+    """
 
     span: range
     turns: list[Turn]
     owned: list[Region]
     held: list[dict[int, Region]]
+    sums: Mapping[int, Node] = field(default_factory=dict)
 
 
 def holders(owner: int, size: int, copies: int) -> list[int]:

@@ -15,15 +15,24 @@ MEMORY = Path("/proc/meminfo")
 
 def held(recipe: Recipe, base: Path, vocabulary: int) -> Holding:
     """Who holds the moments: as the recipe says, else by what there is now. vocabulary: tokens of the data."""
+    if recipe.sync.wire != "float32":
+        reason = (
+            f"what sync.wire {recipe.sync.wire} rounds off is with one replica only; one that dies costs the steps "
+            f"since the newest checkpoint"
+        )
+        return Holding("sharded", reason)
     if recipe.sync.state != "auto":
         return Holding(recipe.sync.state, "the recipe says so")
     return holding.choose(moments(recipe, base, vocabulary), recipe.run.replicas, free())
 
 
 def moments(recipe: Recipe, base: Path, vocabulary: int) -> int | None:
-    """Bytes of one copy; None for an architecture of transformers with new weights, which nobody has built yet."""
+    """Bytes of one copy, with masters of rounded weights; None for an architecture of transformers with new weights,
+    which nobody has built yet.
+    """
     weights = trained(recipe.model, base, vocabulary)
-    return None if weights is None else 4 * MOMENTS[recipe.optimizer.kind] * weights
+    masters = recipe.sync.told != "float32"
+    return None if weights is None else 4 * (MOMENTS[recipe.optimizer.kind] + masters) * weights
 
 
 def trained(model: Model, base: Path, vocabulary: int) -> int | None:

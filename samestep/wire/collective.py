@@ -26,6 +26,7 @@ class Operation(IntEnum):
     INTACT = 11  # what rests here has not changed
     ORIGIN = 12  # where a loss or gradient that is not finite comes from
     PILOT = 13  # how long exchanges take
+    SCALES = 14  # of blocks of whole numbers, before the partial sums
 
 
 class Tag(NamedTuple):

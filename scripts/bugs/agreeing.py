@@ -116,10 +116,10 @@ BUGS = [
     Bug(
         "a mirror's moments stay behind",
         "replica/state.py",
-        "self._update(region, weights, gradient, self.moments[region], rate, present)",
+        "self._update(region, weights, gradient, moments, rate, present)",
         "mine = region == self._share.owned[bucket]\n"
-        "                kept = [m if mine else m.clone() for m in self.moments[region]]\n"
-        "                self._update(region, weights, gradient, kept, rate, present)",
+        "                    kept = [m if mine else m.clone() for m in moments]\n"
+        "                    self._update(region, weights, gradient, kept, rate, present)",
         COPIES,
     ),
     Bug(

@@ -12,6 +12,7 @@ import agreeing
 import computing
 import islands
 import lending
+import lowbit
 import resting
 import saving
 import surviving
@@ -24,6 +25,7 @@ BUGS = [
     *computing.BUGS,
     *islands.BUGS,
     *lending.BUGS,
+    *lowbit.BUGS,
     *resting.BUGS,
     *surviving.BUGS,
 ]

@@ -359,3 +359,15 @@ def test_a_run_on_hosts_has_as_many_replicas_as_they_have_places(file: Path) -> 
 def test_hosts_that_make_no_sense_are_refused_with_their_place(file: Path, written: str, said: str) -> None:
     (found,) = problems(file, f"steps: 3\nrun: {{hosts: {written}}}\n")
     assert found == f"recipe.yaml:{said}"
+
+
+def test_new_weights_travel_as_what_is_added_up_unless_said(file: Path) -> None:
+    assert recipe(file, "steps: 3\nsync: {wire: int4}\n").sync.told == "int4"
+    assert recipe(file, "steps: 3\nsync: {wire: int4, weights: float32}\n").sync.told == "float32"
+    assert not recipe(file, "steps: 3\nsync: {weights: int4}\n").sync.alone
+
+
+@pytest.mark.parametrize(("keys", "place"), [("wire: int8", "2:24"), ("weights: int4", "2:24")])
+def test_fast_adds_up_in_float32_only(file: Path, keys: str, place: str) -> None:
+    (said,) = problems(file, f"steps: 3\nsync: {{strategy: fast, {keys}}}\n")
+    assert "fast adds up in float32, but wire is" in said and said.startswith(f"recipe.yaml:{place}")

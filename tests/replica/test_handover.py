@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from samestep.errors import ClusterError
+from samestep.replica.carried import Carried
 from samestep.replica.handover import Handover
+from samestep.sync import tree
 from samestep.sync.exact import share
 from samestep.sync.slices import layout
 from samestep.wire import loopback
@@ -28,7 +30,7 @@ def moved(before, size, copies):
     def replica(wire):
         mine = old.get(wire.rank) or state(0, 1, 1)
         given = Handover(wire, PLAN, mine, before, copies, 5)
-        moments = given.moments(share(PLAN, 8, wire.rank, wire.size, copies))
+        moments = given.kept(share(PLAN, 8, wire.rank, wire.size, copies)).moments
         return mine, moments, given.record({"from": wire.rank})
 
     return loopback.run(size, replica)
@@ -57,6 +59,23 @@ def test_what_was_held_before_has_not_changed():
         )
 
 
+@pytest.mark.parametrize(("before", "size"), [([0, 1], 3), ([2, 0], 3), ([0], 4), ([0, 1, 2], 5)])
+def test_what_belongs_to_a_unit_goes_with_it(before, size):
+    """Nobody is gone: units would be lost with their replica."""
+
+    def replica(wire):
+        mine = state(before.index(wire.rank), len(before), 1) if wire.rank in before else state(0, 1, 1)
+        mine.carried = Carried(PLAN, "lane", ["feedback"], 8)
+        if wire.rank in before:
+            for unit in tree.spans(8, len(before))[before.index(wire.rank)]:
+                mine.kept.units[unit] = [torch.full((PLAN.total,), 1.0 + unit)]
+        units = Handover(wire, PLAN, mine, before, 1, 5).kept(share(PLAN, 8, wire.rank, wire.size, 1)).units
+        return {unit: set(values[0].tolist()) for unit, values in units.items()}
+
+    for rank, found in enumerate(loopback.run(size, replica)):
+        assert found == {unit: {1.0 + unit} for unit in tree.spans(8, size)[rank]}
+
+
 def test_state_that_arrives_changed_is_refused():
     class Flipping(loopback.Loopback):
         def exchange(self, tag, sends, receives):
@@ -68,7 +87,7 @@ def test_state_that_arrives_changed_is_refused():
     def replica(wire):
         wire.__class__ = Flipping
         mine = state(0, 1, 1, 7)
-        Handover(wire, PLAN, mine, [0], 2, 5).moments(share(PLAN, 8, wire.rank, wire.size, 2))
+        Handover(wire, PLAN, mine, [0], 2, 5).kept(share(PLAN, 8, wire.rank, wire.size, 2))
 
     with pytest.raises(ClusterError, match="replica 0 handed over after step 5 arrived changed"):
         loopback.run(2, replica)

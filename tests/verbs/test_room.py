@@ -61,5 +61,20 @@ def test_what_the_recipe_says_is_what_is_done(state: str) -> None:
 
 def test_what_is_decided_is_a_number_of_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free", lambda: math.inf)
-    found = held(Recipe(steps=1, lanes=8, run={"replicas": 2}), Path(), 300)
-    assert (found.state, copies(found.state, 8)) == ("replicated", 8)
+    recipe = Recipe(steps=1, lanes=8, run={"replicas": 2})
+    found = held(recipe, Path(), 300)
+    decided = recipe.model_copy(update={"sync": recipe.sync.model_copy(update={"state": found.state})})
+    assert (found.state, copies(decided)) == ("replicated", 8)
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("state", ["auto", "mirrored"])
+def test_what_is_rounded_off_is_with_one_replica_whatever_the_recipe_says(wire: str, state: str) -> None:
+    recipe = Recipe(steps=1, lanes=8, sync={"wire": wire, "state": state})
+    found = held(recipe, Path(), 300)
+    assert found.state == "sharded" and f"what sync.wire {wire} rounds off" in found.reason and copies(recipe) == 1
+
+
+def test_masters_of_rounded_weights_count_as_a_moment() -> None:
+    plain, rounded = (Recipe(steps=1, sync={"weights": weights}) for weights in ("float32", "int8"))
+    assert moments(rounded, Path(), 700) == 3 / 2 * (moments(plain, Path(), 700) or 0)
