@@ -85,6 +85,23 @@ def verify(
 
 
 @app.command()
+def pilot(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
+    to: Annotated[Path | None, typer.Option(help="A new file for the recipe with what was chosen.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure machines and network, and say which strategy and wire format are fastest on them."""
+    from samestep.verbs import pilot as verb
+
+    changes = _with_replicas(overrides, replicas)
+    found = verb.pilot(recipe, changes, to, lambda message: print(message, file=sys.stderr))
+    _show(as_json, verb.as_dict(found), verb.lines(found))
+
+
+@app.command()
 def chaos(
     recipe: RecipeFile,
     overrides: Overrides = None,

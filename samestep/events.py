@@ -13,7 +13,9 @@ joined, waiting  what the engine needs to form generations: recover/protocol.py;
             other hosts call; not journalled
 step        a step is committed: step (from 1), loss, gradient_norm, learning_rate, tokens, epoch, rows, seconds,
             bytes_sent; digest and tensors when taken
-measured    what a pilot has measured: replicas, forward, backward, update, pass_, exchange (plan/timing.py), elements
+piloted     sync.strategy auto: what was measured, predicted and chosen, with the reason (verbs/pilot.py)
+measured    what a pilot has measured: replicas, forward, backward, update, pass_, coding, exchange
+            (plan/timing.py), sizes of the parameters
 repeated    the repeat test of verify: tensors whose gradient did not repeat
 evaluated   step (0: before the first), loss, tokens, best (whether it is the lowest so far); bits_per_byte and
             zlib_bits_per_byte of text; accuracy and pairs of preferences

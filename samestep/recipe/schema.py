@@ -196,7 +196,7 @@ class Sync(Section):
     island) is added in the next step, and is with one replica only, which cannot be lost without a checkpoint.
     """
 
-    strategy: Literal["exact", "fast", "diloco"] = "exact"
+    strategy: Literal["exact", "fast", "diloco", "auto"] = "exact"  # auto: what `samestep pilot` finds at the start
     diloco: Diloco = Diloco()  # of the strategy diloco
     wire: Wire = "float32"  # of what is added up: gradients of lanes, or what islands have learnt
     weights: Wire | None = None  # of new weights; null: as wire

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from samestep.data.feed import MicroBatch
 from samestep.data.order import mix
@@ -16,7 +17,10 @@ from samestep.replica.job import Job
 from samestep.replica.place import Control, only_wire
 from samestep.replica.setup import feed_of, task_of
 from samestep.sync.flat import trainable
+from samestep.wire import codec
+from samestep.wire.codec import FORMATS
 from samestep.wire.collective import Collective, Operation, Tag, all_gather, everybody_ready
+from samestep.wire.formats import LIMITS, bits
 
 SIZES = tuple(1 << power for power in (10, 14, 17, 19, 21, 23, 25))  # bytes to each peer
 LONG = 1.0  # seconds of an exchange after which no larger one is tried
@@ -41,7 +45,8 @@ def pilot(job: Job, control: Control) -> None:
         "update": slowest(wire, update_seconds(job)),
         "pass_": slowest(wire, pass_seconds()),
         "exchange": table(wire),
-        "elements": sum(parameter.numel() for parameter in trainable(task.module).values()),
+        "coding": {name: slowest(wire, coding_seconds(name)) for name in FORMATS if name != "float32"},
+        "sizes": [parameter.numel() for parameter in trainable(task.module).values()],
     }
     if wire.rank == 0:
         control.send({"event": "measured", "replicas": wire.size} | found)
@@ -79,6 +84,35 @@ def pass_seconds() -> float:
     """Of adding one tensor to another, an element."""
     one, other = torch.zeros(ELEMENTS), torch.zeros(ELEMENTS)
     return timed(lambda: one.add_(other)) / ELEMENTS
+
+
+def coding_seconds(name: str) -> float:
+    """Of rounding one lane's sum to a format, and of undoing it, an element."""
+    values, total = torch.randn(ELEMENTS, generator=torch.Generator().manual_seed(0)), torch.zeros(ELEMENTS)
+    work = _whole(values, total, name) if name in LIMITS else _half(values, total)
+    return timed(work) / ELEMENTS
+
+
+def _half(values: Tensor, total: Tensor) -> Callable[[], None]:
+    short = torch.zeros(ELEMENTS, dtype=torch.bfloat16)
+
+    def work() -> None:
+        codec.halve(values, short)
+        total.copy_(short)
+
+    return work
+
+
+def _whole(values: Tensor, total: Tensor, name: str) -> Callable[[], None]:
+    width = bits(LIMITS[name])
+    out = torch.zeros(ELEMENTS * width // 8, dtype=torch.uint8)
+
+    def work() -> None:
+        scales = codec.scales(codec.codes(codec.peaks(values), LIMITS[name]))
+        codec.round_off([values], scales, width, out)
+        codec.add_up([(out, width)], scales, total)
+
+    return work
 
 
 def timed(work: Callable[[], object]) -> float:

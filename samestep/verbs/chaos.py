@@ -25,6 +25,7 @@ from samestep.recover.journal import Journal
 from samestep.verbs import compare, resume
 from samestep.verbs.audit import audit
 from samestep.verbs.logbook import Hearer
+from samestep.verbs.pilot import settled
 from samestep.verbs.prepare import Prepared, Say, prepare
 from samestep.verbs.train import Summary, execute, opening
 
@@ -72,7 +73,7 @@ class Verdict:
 def chaos(recipe: Path, overrides: Sequence[str], seeds: Sequence[int], faults: int, console: Console) -> Verdict:
     """One undisturbed run, then one under `faults` faults for each seed. What strikes is told on `console`."""
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    prepared = ready(prepare(recipe, overrides, say))
+    prepared = ready(settled(prepare(recipe, overrides, say), say)[0])
     folder = Path(tempfile.mkdtemp(prefix="samestep-chaos-"))
     outcomes = []
     try:

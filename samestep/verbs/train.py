@@ -14,23 +14,20 @@ from rich.console import Console
 from samestep.data.corpus import Corpus
 from samestep.errors import ClusterError, RecipeError
 from samestep.events import Event
-from samestep.launch.engine import Engine, Program, Restore
-from samestep.launch.hosts import hosts_of
+from samestep.launch.engine import Engine, Restore
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
-from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, shards
 from samestep.recover.journal import NAME, Journal
-from samestep.recover.protocol import Terms
-from samestep.replica.job import Job, copies
+from samestep.replica.job import Job
 from samestep.report.progress import Progress, progress, reading, show
 from samestep.verbs.logbook import Hearer, Logbook
+from samestep.verbs.pilot import as_dict, settled
 from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.program import program, terms
 from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
-TRANSPORTS = {"auto": "shared memory", "sockets": "sockets"}  # by run.transport: replicas of one host
-REPLICA = (sys.executable, "-P", "-m", "samestep.replica")
 
 
 @dataclass
@@ -80,6 +77,7 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
+    prepared, found = settled(prepared, say)
     for line in chosen(prepared):
         say(line)
     folder = _run_folder(run, recipe.stem, prepared.alternate)
@@ -88,6 +86,8 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     (folder / "recipe.yaml").write_text(dump(prepared.recipe))
     with Journal(folder / NAME, prepared.alternate) as journal:
         journal.write(opening(prepared, began))
+        if found:
+            journal.write({"event": "piloted"} | as_dict(found))
         with contextlib.closing(panel):
             carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
         journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
@@ -132,30 +132,6 @@ def execute(
 def _restore(job: Job, logbook: Logbook) -> Restore | None:
     """The strategy fast survives nobody: its transport cannot be woken, and its bits follow the number of replicas."""
     return logbook.restore if job.recipe.sync.strategy != "fast" else None
-
-
-def program(job: Job) -> Program:
-    """It ends with the first replica that is lost."""
-    recipe = job.recipe
-    return Program(
-        REPLICA,
-        _transport(recipe),
-        recipe.compute.threads,
-        job.dump(),
-        job.run / "logs",
-        ends_silent=recipe.run.silent == "end",
-        hosts=hosts_of(recipe.run),
-    )
-
-
-def _transport(recipe: Recipe) -> str:
-    """Fast needs the backend's all-reduce."""
-    return "torch" if recipe.sync.strategy == "fast" else TRANSPORTS[recipe.run.transport]
-
-
-def terms(recipe: Recipe) -> Terms:
-    """Who may take part, by the recipe."""
-    return Terms(recipe.run.replicas, recipe.most_replicas, copies(recipe), recipe.run.replace)
 
 
 def chosen(prepared: Prepared) -> list[str]:

@@ -13,8 +13,9 @@ from samestep.events import Event
 from samestep.launch.local import Local
 from samestep.recipe.schema import Recipe
 from samestep.replica.job import Job
+from samestep.verbs.pilot import settled
 from samestep.verbs.prepare import prepare
-from samestep.verbs.train import program, terms
+from samestep.verbs.program import program, terms
 
 COMPARED = ("loss", "gradient_norm", "digest")
 
@@ -44,7 +45,8 @@ class Verdict:
 def verify(recipe: Path, overrides: Sequence[str], replicas: str, steps: int, console: Console) -> Verdict:
     """Run the first steps at each number of replicas, and one micro-batch twice. RecipeError for wrong numbers."""
     counts = _counts(replicas)
-    prepared = prepare(recipe, [*overrides, f"run.replicas={max(counts)}"], lambda line: console.print(line))
+    changes = [*overrides, f"run.replicas={max(counts)}"]
+    prepared, _ = settled(prepare(recipe, changes, console.print), console.print)
     steps = min(steps, prepared.steps)
     with tempfile.TemporaryDirectory(prefix="samestep-verify-") as folder:
         job = replace(prepared.job("train", Path(folder)), stop=steps, finish=False, tensors=True)

@@ -120,7 +120,7 @@ def test_an_unknown_key_like_no_other_is_answered_with_the_keys_there_are(file: 
         ("optimizer: {learning_rate: 1e999}",
          "1:28: optimizer.learning_rate is inf, but must be a finite number; the default is 0.001"),
         ("sync: {strategy: exat}",
-         "1:18: sync.strategy is 'exat', but must be 'exact', 'fast' or 'diloco'; the default is 'exact'"),
+         "1:18: sync.strategy is 'exat', but must be 'exact', 'fast', 'diloco' or 'auto'; the default is 'exact'"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_what_it_must_be(file: Path, written: str, said: str) -> None:

@@ -93,8 +93,20 @@ def test_it_is_saved_where_it_is_due_and_before_a_stop(tmp_path, told):
     due = []
     saving.save = lambda digest: due.append((step.number, digest))
     for step.number in range(1, 6):
+        step.since = step.number - 1
         saving.after(f"digest {step.number}", stop=step.number == 5)
     assert due == [(n, f"digest {n}") for n in (2, 4, 5)]
+
+
+def test_where_several_steps_are_committed_at_once_a_step_between_them_counts(tmp_path, told):
+    job = Job("train", Recipe(steps=20, recover={"checkpoint_every": 5}), tmp_path, [], tmp_path, 20, 20)
+    line, step = told(), SimpleNamespace(number=0)
+    saving = Checkpoints(job, step, Watched(None), line, Disk())
+    due = []
+    saving.save = lambda digest: due.append(step.number)
+    for step.since, step.number in ((0, 4), (4, 8), (8, 12), (12, 16), (16, 20)):
+        saving.after(None, stop=False)
+    assert due == [8, 12, 16, 20]
 
 
 def beside(tmp_path, full):

@@ -40,7 +40,7 @@ class Going:
         module = nn.Linear(1, 1, bias=False)
         nn.init.ones_(module.weight)
         self.drawn = []
-        self.wire, self.generation, self.seconds, self.feed = wire, 1, 0.0, Data()
+        self.wire, self.generation, self.seconds, self.feed = wire, 1, [], Data()
         self.job = SimpleNamespace(
             recipe=Recipe(steps=STEPS, lanes=LANES, batch={"accumulate": ACCUMULATE}), steps=STEPS
         )

@@ -70,7 +70,7 @@ def ran(told):
             watch = Watch(job, task, fixed_of(job, "held_out"), control)
             watch.enter(wire)
             for model.step in range(1, len(curve) + 1):
-                watch.after(model.step)
+                watch.after(model.step - 1, model.step)
                 if watch.enough:
                     break
             if end:
@@ -202,9 +202,9 @@ def test_the_model_before_the_first_step_is_told_and_never_the_best(job, told, r
         watch = Watch(job, model.task(), fixed_of(job, "held_out"), control)
         watch.enter(wire)
         model.step = 1
-        watch.after(0)
+        watch.after(-1, 0)
         for model.step in range(2, 5):
-            watch.after(model.step)
+            watch.after(model.step - 1, model.step)
         return control
 
     control = loopback.run(replicas, replica)[0]
@@ -219,14 +219,14 @@ def test_an_evaluation_is_made_again_where_some_may_not_have_come_to_its_end(job
         watch = Watch(job, model.task(), fixed_of(job, "held_out"), control)
         watch.enter(wire)
         for model.step in (1, 2, 3):
-            watch.after(model.step)
+            watch.after(model.step - 1, model.step)
         before = watch.state()
         watch.rewind(2)
         assert watch.state() == before  # that one is settled
         watch.rewind(3)
-        watch.after(3)
+        watch.after(2, 3)
         assert watch.state() == before
-        watch.after(3)
+        watch.after(2, 3)
         return control
 
     job = job(every=1, patience=5)

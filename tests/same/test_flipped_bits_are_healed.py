@@ -7,7 +7,7 @@ import pytest
 
 from samestep.sync.again import again
 from samestep.sync.tree import spans
-from samestep.verbs import train
+from samestep.verbs import program
 from tests.same.test_survivors_go_on import lived, same
 
 
@@ -20,7 +20,7 @@ def undisturbed(tmp_path_factory):
 def flipped(tmp_path, monkeypatch):
     def run(replica, step, kind, killed=None, **settings):
         monkeypatch.setenv("FLIP", f"{replica} {step} {kind}")
-        monkeypatch.setattr(train, "REPLICA", (sys.executable, str(Path(__file__).with_name("flipping.py"))))
+        monkeypatch.setattr(program, "REPLICA", (sys.executable, str(Path(__file__).with_name("flipping.py"))))
         return lived(tmp_path / "run", killed or {}, **settings)
 
     return run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samestep.errors import ClusterError, PeerLost
-from samestep.verbs import train
+from samestep.verbs import program
 from tests.same.test_survivors_go_on import formed, lived, same
 
 SETTINGS = {"steps": 50, "recover.checkpoint_every": 20, "recover.digest_every": 10, "evaluate.every": 0}
@@ -48,7 +48,7 @@ def hanging(tmp_path, monkeypatch):
     def run(kind, hears=None, replicas=3, **settings):
         monkeypatch.setenv("HANG", f"1 {AT} {kind} {replicas}")
         monkeypatch.setenv("HANG_BEGAN", str(tmp_path / "began"))
-        monkeypatch.setattr(train, "REPLICA", (sys.executable, str(Path(__file__).with_name("hanging.py"))))
+        monkeypatch.setattr(program, "REPLICA", (sys.executable, str(Path(__file__).with_name("hanging.py"))))
         return lived(tmp_path / "run", {}, replicas, hears=hears, **SETTINGS | settings)
 
     return run
