@@ -51,15 +51,15 @@ BUGS = [
     Bug(
         "the end of a tensor is not in its sum",
         "replica/seal.py",
-        "return whole if words.tail is None else whole + words.tail.sum(dtype=torch.int64)",
-        "return whole",
+        "return whole if words.tail is None else int(",
+        "return whole if True else int(",
         SUM,
     ),
     Bug(
         "sums are taken in floating point",
         "replica/seal.py",
-        "whole = words.whole.sum()",
-        "whole = words.whole.double().sum().to(torch.int64)",
+        "np.add.reduce(words.array))",
+        "np.add.reduce(words.array.astype(float)))",
         SEAL,
     ),
     Bug(
