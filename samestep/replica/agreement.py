@@ -24,7 +24,7 @@ from samestep.sync.flat import trainable
 from samestep.sync.rounded import Rounded
 from samestep.sync.scalars import told
 from samestep.sync.share import Share
-from samestep.sync.slices import Layout, layout
+from samestep.sync.slices import Layout, Region, layout
 from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
 from samestep.wire.formats import EXACT, Formats
 
@@ -137,12 +137,16 @@ class Agreement:
     def offer(self, rate: float, buffers: Sequence[Tensor], present: Sequence[bool], buckets: Sequence[int]) -> None:
         """Compute the new weights in these buckets and bring everybody's together, without changing any."""
         self._open = rate, buffers, present, buckets
+        looked: list[Region] = []
 
         def write(bucket: int, out: Tensor) -> None:
+            """What is to be read in any case is looked at first: that it comes from memory is then paid once."""
+            looked.append(self.layout.bucket_region(bucket))
+            self.check_within(looked[-1])
             self.state.propose(bucket, out, buffers[0], rate, present)
 
         self._exchange.gather(self.commits, write, buffers, buckets)
-        self.check()
+        self.check(looked)
         self.ready = True
 
     def commit(self) -> None:
@@ -168,9 +172,15 @@ class Agreement:
         if self._scrub:
             self.state.rest(self.commits % self._scrub, self._scrub)
 
-    def check(self) -> None:
-        """Corrupted where what rests here has changed."""
-        broken = self.state.seal.broken() if self.state.seal else []
+    def check_within(self, region: Region) -> None:
+        """Corrupted where what rests in a region of the flat buffer has changed."""
+        broken = self.state.seal.broken_within(region) if self.state.seal else []
+        if broken:
+            raise _corrupted(self.number, self._what(broken[0]))
+
+    def check(self, looked: Sequence[Region] = ()) -> None:
+        """Corrupted where what rests here has changed. looked: regions that have been looked at in this step."""
+        broken = self.state.seal.broken(looked) if self.state.seal else []
         broken += self._frozen.broken(self.commits) if self._frozen else []
         if broken:
             raise _corrupted(self.number, self._what(broken[0]))

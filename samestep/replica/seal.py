@@ -46,15 +46,29 @@ class Seal:
 
     def __init__(self, rests: Sequence[Rest]) -> None:
         self._rests, self._words = rests, [_words(rest.values) for rest in rests]
+        self._places: dict[Region, list[int]] = {}  # by region, what lies in it
         self.renew()
 
     def renew(self) -> None:
         """What rests now is as it should be."""
         self._sums = _sums(self._words)
 
-    def broken(self) -> list[Rest]:
-        """What has changed since."""
-        return _changed(self._rests, self._words, self._sums)
+    def broken(self, but: Sequence[Region] = ()) -> list[Rest]:
+        """What has changed since, leaving out what lies in some regions."""
+        known = {at for region in but for at in self._within(region)}
+        return self._changed([at for at in range(len(self._rests)) if at not in known])
+
+    def broken_within(self, region: Region) -> list[Rest]:
+        """What of a region has changed since."""
+        return self._changed(self._within(region))
+
+    def _changed(self, chosen: list[int]) -> list[Rest]:
+        return _changed([self._rests[at] for at in chosen], [self._words[at] for at in chosen], self._sums[chosen])
+
+    def _within(self, region: Region) -> list[int]:
+        if region not in self._places:
+            self._places[region] = [at for at, rest in enumerate(self._rests) if _inside(rest, region)]
+        return self._places[region]
 
     def claims(self, owners: int) -> Tensor:
         """int64[owners]: of all that is kept for each owner one sum; the same on all replicas that keep it."""
@@ -79,6 +93,10 @@ class Frozen:
     @staticmethod
     def _words(rests: Sequence[Rest]) -> list[_Words]:
         return [_words(rest.values.contiguous()) for rest in rests]
+
+
+def _inside(rest: Rest, region: Region) -> bool:
+    return rest.region is not None and region.start <= rest.region.start and rest.region.stop <= region.stop
 
 
 def _changed(rests: Sequence[Rest], words: Sequence[_Words], sums: Sums) -> list[Rest]:

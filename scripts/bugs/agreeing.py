@@ -81,8 +81,8 @@ BUGS = [
     Bug(
         "a replica is ready before it has everything",
         "replica/agreement.py",
-        GATHER + "        self.check()\n        self.ready = True\n",
-        "        self.ready = True\n" + GATHER + "        self.check()\n",
+        GATHER + "        self.check(looked)\n        self.ready = True\n",
+        "        self.ready = True\n" + GATHER + "        self.check(looked)\n",
         "replica/test_step.py",
     ),
     Bug(

@@ -15,8 +15,15 @@ BUGS = [
     Bug(
         "what rests is not looked at before the commit",
         "replica/agreement.py",
-        "        self.check()\n        self.ready = True\n",
+        "        self.check(looked)\n        self.ready = True\n",
         "        self.ready = True\n",
+        HELD,
+    ),
+    Bug(
+        "what is updated is not looked at",
+        "replica/agreement.py",
+        "            self.check_within(looked[-1])\n",
+        "",
         HELD,
     ),
     Bug(
