@@ -63,6 +63,12 @@ def steps(events):
     return [event["step"] for event in events if event["event"] == "step"]
 
 
+def told_of(run):
+    """Whether the checkpoint that the run is to go on from has been told of, and something after it."""
+    events = [(event["event"], event.get("step")) for event in alternate.events_of(run)]
+    return ("checkpoint", KILLED) in events[:-1]
+
+
 def killed(disk, beside):
     """A run that loses its disk and then its engine, once a checkpoint stands in the alternate."""
     command = [sys.executable, "-m", "samestep.cli", "train", RECIPE, "--run", disk.run, *CHANGES]
@@ -70,7 +76,7 @@ def killed(disk, beside):
     journalled = disk.run / journal.NAME
     wait_for(lambda: journalled.exists() and FULL in steps(journal.read(journalled)), engine)
     disk.fill()
-    wait_for(lambda: KILLED in checkpoint.steps(beside / checkpoint.FOLDER), engine)
+    wait_for(lambda: told_of(disk.run), engine)
     engine.send_signal(signal.SIGKILL)
     return engine.communicate()[1].decode()
 
