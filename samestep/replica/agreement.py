@@ -174,14 +174,14 @@ class Agreement:
 
     def check_within(self, region: Region) -> None:
         """Corrupted where what rests in a region of the flat buffer has changed."""
-        broken = self.state.seal.broken_within(region) if self.state.seal else []
-        if broken:
-            raise _corrupted(self.number, self._what(broken[0]))
+        self._refuse(self.state.seal.broken_within(region) if self.state.seal else [])
 
     def check(self, looked: Sequence[Region] = ()) -> None:
         """Corrupted where what rests here has changed. looked: regions that have been looked at in this step."""
         broken = self.state.seal.broken(looked) if self.state.seal else []
-        broken += self._frozen.broken(self.commits) if self._frozen else []
+        self._refuse(broken + (self._frozen.broken(self.commits) if self._frozen else []))
+
+    def _refuse(self, broken: Sequence[Rest]) -> None:
         if broken:
             raise _corrupted(self.number, self._what(broken[0]))
 
