@@ -1,11 +1,12 @@
 """What protection costs: the time of a step with everything that lets a run survive over that of the bare exact step.
 
-    python benchmarks/protection.py [--replicas 2 4] [--rounds 300] > protection.json
+    python benchmarks/protection.py [--replicas 2 4] [--rounds 300] [--width 144] [--rows 4] > protection.json
 
-A Llama of 1.3 M parameters (4 layers, width 144, 2,048 tokens, context 128), float32, AdamW, clipping, one thread a
-replica, all replicas on one host, one lane each. All is measured inside one run: a round is one step in each mode, in
+A Llama of 4 layers, context 128 and 2,048 tokens (1.3 M parameters at width 144), float32, AdamW, clipping, one thread
+a replica, all replicas on one host, one lane each. All is measured inside one run: a round is one step in each mode, in
 an order that is drawn anew, so that a ratio is that of two steps within a second of each other; its median over the
-rounds is given, with the interval in which it lies with 95 % (order statistics).
+rounds is given, with the interval in which it lies with 95 % (order statistics). What protects costs so much a weight,
+and computing so much a weight and token: the ratio follows from the tokens of a replica's step, which are --rows x 128.
 
 off       the exact step: gradients exchanged, weights gathered; no death could be survived
 seals     sums over all weights and moments before each commit and after it (recover.scrub_every: 1), and the vote
@@ -52,7 +53,7 @@ def main() -> None:
         replica(wish)
         return
     found = {str(size): measured(size, wish) for size in wish.replicas}
-    print(json.dumps({"cores": os.cpu_count(), "rows": wish.rows, "replicas": found}))
+    print(json.dumps({"cores": os.cpu_count(), "width": wish.width, "rows": wish.rows, "replicas": found}))
 
 
 def parse() -> argparse.Namespace:
@@ -60,12 +61,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--replicas", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--rounds", type=int, default=300)
     parser.add_argument("--rows", type=int, default=4, help="rows of a micro-batch")
+    parser.add_argument("--width", type=int, default=144, help="of the model")
     parser.add_argument("--replica", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def measured(size: int, wish: argparse.Namespace) -> dict:
-    options = {"--replica": size, "--rounds": wish.rounds, "--rows": wish.rows}
+    options = {"--replica": size, "--rounds": wish.rounds, "--rows": wish.rows, "--width": wish.width}
     command = [sys.executable, __file__, *(str(word) for pair in options.items() for word in pair)]
     rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
@@ -105,7 +107,7 @@ def report(rounds: list[dict[str, float]]) -> dict:
 def replica(wish: argparse.Namespace) -> None:
     control = connect(os.environ)
     wire = only_wire(control)
-    run = Run(control, wire, wish.rows)
+    run = Run(control, wire, wish.rows, wish.width)
     draw = random.Random(0)  # one order on all replicas
     for _ in range(WARM_UP + wish.rounds):
         seconds = {mode: run.timed(*MODES[mode]) for mode in draw.sample(list(MODES), len(MODES))}
@@ -117,12 +119,13 @@ def replica(wish: argparse.Namespace) -> None:
 class Run:
     """Two models that take turns: one with its moments on one replica each, one with two copies of them."""
 
-    def __init__(self, control, wire, rows: int) -> None:
+    def __init__(self, control, wire, rows: int, width: int) -> None:
         import torch
 
         torch.set_num_threads(1)
         self._control, self._wire = control, wire
-        self._made = {copies: made(wire, copies) for copies in (1, 2)}
+        self._made = {copies: made(wire, copies, width) for copies in (1, 2)}
+        self._frozen = {module: step._frozen for module, step in self._made.values()}
         generator = torch.Generator().manual_seed(wire.rank)
         self._tokens = torch.randint(0, VOCABULARY, (rows, CONTEXT + 1), generator=generator)
         self._targets = wire.size * rows * CONTEXT
@@ -130,10 +133,10 @@ class Run:
     def timed(self, seals: bool, others: bool, mirror: bool) -> float:
         """Seconds of a step. In every mode what rests has been read just before, as the commit before would have."""
         module, step = self._made[2 if mirror else 1]
-        step._scrub = 1
+        step._scrub, step._frozen = 1, self._frozen[module]
         step.seal()
         if not seals:
-            step._scrub, step.state.seal = 0, None
+            step._scrub, step.state.seal, step._frozen = 0, None, None
         began = time.perf_counter()
         sums = self._advance(module, step, others)
         if others and self._wire.rank == 0:
@@ -160,14 +163,14 @@ class Run:
         return sums
 
 
-def made(wire, copies: int):
+def made(wire, copies: int, width: int):
     import torch
 
     from samestep import AdamW, Step
     from samestep.model.gpt import GPT, Shape
 
     torch.manual_seed(0)
-    shape = Shape(layers=4, width=144, heads=4, vocabulary=VOCABULARY, context=CONTEXT, tied=True, dropout=0.0)
+    shape = Shape(layers=4, width=width, heads=4, vocabulary=VOCABULARY, context=CONTEXT, tied=True, dropout=0.0)
     module = GPT(shape)
     return module, Step(module, wire, AdamW(), lanes=wire.size, clip=1.0, copies=copies, scrub=1)
 

@@ -161,14 +161,21 @@ class Agreement:
 
     def apply(self) -> None:
         rate, buffers, present, buckets = self._open
+        self.commits += 1
+        self._rest()
         self.state.commit(buffers[0], rate, present, buckets)
         self.state.feedback.keep(buffers, present, buckets)
-        self.commits += 1
         self.ready = False
-        self.seal()
+        if self.state.seal:
+            self.state.seal.renew([self.layout.bucket_region(bucket) for bucket in buckets])
 
     def seal(self) -> None:
         """Note what rests until the next commit. To be called where weights or moments have been set otherwise."""
+        self._rest()
+        if self.state.seal:
+            self.state.seal.renew()
+
+    def _rest(self) -> None:
         if self._scrub:
             self.state.rest(self.commits % self._scrub, self._scrub)
 
@@ -193,8 +200,9 @@ class Agreement:
         return f"{rest.kind} of {names[0]}" + (f" to {names[-1]}" if len(names) > 1 else "")
 
     def _claims(self) -> Tensor:
-        size = self.wire.size
-        return self.state.seal.claims(size) if self.state.seal else torch.zeros(size, dtype=torch.int64)
+        """What is kept once needs no comparison."""
+        size, seal = self.wire.size, self.state.seal if self.copies > 1 else None
+        return seal.claims(size) if seal else torch.zeros(size, dtype=torch.int64)
 
     def _vote(self, claims: Sequence[Sequence[int]]) -> None:
         """Corrupted where what this replica keeps is not what the others keep of the same."""

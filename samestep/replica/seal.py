@@ -17,8 +17,6 @@ from samestep.sync.slices import Region
 
 WORD = 8  # bytes
 
-Sums = NDArray[np.int64]
-
 
 class Rest(NamedTuple):
     """Values that rest. kind: weights, moment0, ..., or the name of a tensor that is not trained; region: of the flat
@@ -38,7 +36,7 @@ class _Words(NamedTuple):
 
     whole: Tensor
     tail: Tensor | None
-    array: Sums | None
+    array: NDArray[np.int64] | None
 
 
 class Seal:
@@ -47,23 +45,34 @@ class Seal:
     def __init__(self, rests: Sequence[Rest]) -> None:
         self._rests, self._words = rests, [_words(rest.values) for rest in rests]
         self._places: dict[Region, list[int]] = {}  # by region, what lies in it
-        self.renew()
+        self._sums = [_sum(words) for words in self._words]
 
-    def renew(self) -> None:
-        """What rests now is as it should be."""
-        self._sums = _sums(self._words)
+    def renew(self, but: Sequence[Region] = ()) -> None:
+        """What rests now, leaving out what lies in some regions, is as it should be."""
+        self._take(self._outside(but))
+
+    def renew_within(self, region: Region) -> None:
+        """What rests in a region is as it should be. Cheap just after it was written: it need not come from memory."""
+        self._take(self._within(region))
 
     def broken(self, but: Sequence[Region] = ()) -> list[Rest]:
         """What has changed since, leaving out what lies in some regions."""
-        known = {at for region in but for at in self._within(region)}
-        return self._changed([at for at in range(len(self._rests)) if at not in known])
+        return self._changed(self._outside(but))
 
     def broken_within(self, region: Region) -> list[Rest]:
         """What of a region has changed since."""
         return self._changed(self._within(region))
 
+    def _take(self, chosen: list[int]) -> None:
+        for at in chosen:
+            self._sums[at] = _sum(self._words[at])
+
     def _changed(self, chosen: list[int]) -> list[Rest]:
-        return _changed([self._rests[at] for at in chosen], [self._words[at] for at in chosen], self._sums[chosen])
+        return [self._rests[at] for at in chosen if _sum(self._words[at]) != self._sums[at]]
+
+    def _outside(self, regions: Sequence[Region]) -> list[int]:
+        known = {at for region in regions for at in self._within(region)}
+        return [at for at in range(len(self._rests)) if at not in known]
 
     def _within(self, region: Region) -> list[int]:
         if region not in self._places:
@@ -73,7 +82,9 @@ class Seal:
     def claims(self, owners: int) -> Tensor:
         """int64[owners]: of all that is kept for each owner one sum; the same on all replicas that keep it."""
         places = torch.tensor([owners if rest.owner is None else rest.owner for rest in self._rests])
-        return torch.zeros(owners + 1, dtype=torch.int64).index_add_(0, places, torch.from_numpy(self._sums))[:-1]
+        return torch.zeros(owners + 1, dtype=torch.int64).index_add_(
+            0, places, torch.tensor(self._sums, dtype=torch.int64)
+        )[:-1]
 
 
 class Frozen:
@@ -83,31 +94,21 @@ class Frozen:
         named = [*module.named_parameters(), *module.named_buffers()]
         self._rests = [Rest(name, tensor) for name, tensor in named if not tensor.requires_grad and tensor.numel()]
         self._every = every
-        self._sums = _sums(self._words(self._rests))
+        self._words = [_words(rest.values) if rest.values.is_contiguous() else None for rest in self._rests]
+        self._sums = [self._sum(at) for at in range(len(self._rests))]
 
     def broken(self, number: int) -> list[Rest]:
         """Of those whose turn it is with `number`."""
-        turn = slice(number % self._every, None, self._every)
-        return _changed(self._rests[turn], self._words(self._rests[turn]), self._sums[turn])
+        turn = range(number % self._every, len(self._rests), self._every)
+        return [self._rests[at] for at in turn if self._sum(at) != self._sums[at]]
 
-    @staticmethod
-    def _words(rests: Sequence[Rest]) -> list[_Words]:
-        return [_words(rest.values.contiguous()) for rest in rests]
+    def _sum(self, at: int) -> int:
+        """What has gaps has no words in place, and is copied each time."""
+        return _sum(self._words[at] or _words(self._rests[at].values.contiguous()))
 
 
 def _inside(rest: Rest, region: Region) -> bool:
     return rest.region is not None and region.start <= rest.region.start and rest.region.stop <= region.stop
-
-
-def _changed(rests: Sequence[Rest], words: Sequence[_Words], sums: Sums) -> list[Rest]:
-    now = _sums(words)
-    if np.array_equal(now, sums):
-        return []
-    return [rest for rest, same in zip(rests, now == sums, strict=True) if not same]
-
-
-def _sums(words: Sequence[_Words]) -> Sums:
-    return np.array([_sum(each) for each in words], np.int64)
 
 
 def _sum(words: _Words) -> int:

@@ -84,10 +84,10 @@ class State:
         return Kept(moments, self.carried.blank(share.span, self.weights) if self.carried else {})
 
     def rest(self, turn: int, turns: int) -> None:
-        """Seal what must not change until the next commit: what is held, feedback, of the other weights one part."""
-        if turn in self._seals:
-            self._seals[turn].renew()
-        else:
+        """Take up the seal on what must not change until the next commit: what is held, feedback, of the other weights
+        one part.
+        """
+        if turn not in self._seals:
             self._seals[turn] = Seal(self._resting(self._layout.part(turn, turns)))
         self.seal = self._seals[turn]
 
@@ -123,7 +123,7 @@ class State:
 
     def commit(self, gathered: Tensor, rate: float, present: Sequence[bool], buckets: Sequence[int]) -> None:
         """In these buckets update what is held in place (`gathered` has its gradient there) and take the rest from
-        `gathered`.
+        `gathered`; the seal is renewed.
         """
         for bucket in buckets:
             regions = self._share.held[bucket]
@@ -136,6 +136,8 @@ class State:
                     self._update(region, weights, gradient, moments, rate, present)
             for other in _between(sorted(regions.values()), self._layout.bucket_region(bucket)):
                 self._told.take(cut(self.weights, other), cut(gathered, other))
+            if self.seal:
+                self.seal.renew_within(self._layout.bucket_region(bucket))
         self.updates = [count + there for count, there in zip(self.updates, present, strict=True)]
 
     def kinds(self) -> list[str]:

@@ -28,10 +28,17 @@ BUGS = [
     ),
     Bug(
         "a seal is not renewed by a commit",
-        "replica/agreement.py",
-        "        self.ready = False\n        self.seal()\n",
-        "        self.ready = False\n",
+        "replica/state.py",
+        "            if self.seal:\n                self.seal.renew_within(self._layout.bucket_region(bucket))\n",
+        "",
         SEAL,
+    ),
+    Bug(
+        "what a commit has not written has no seal for the turn that begins",
+        "replica/agreement.py",
+        "            self.state.seal.renew([self.layout.bucket_region(bucket) for bucket in buckets])\n",
+        "            pass\n",
+        "replica/test_feedback.py",
     ),
     Bug(
         "moments have no seal",
@@ -72,8 +79,8 @@ BUGS = [
     Bug(
         "of what is not trained it is always the same that is looked at",
         "replica/seal.py",
-        "turn = slice(number % self._every, None, self._every)",
-        "turn = slice(0, None, self._every)",
+        "turn = range(number % self._every, len(self._rests), self._every)",
+        "turn = range(0, len(self._rests), self._every)",
         TURNS,
     ),
     Bug(
