@@ -134,6 +134,16 @@ def test_under_fast_a_killed_replica_ends_the_run_within_two_seconds_with_one_li
         assert process.wait(2) == 4
         last = process.stderr.read().splitlines()[-1]
     assert "killed by SIGKILL" in last and f"pid {replicas[1].pid}" in last and "replica 1, step " in last
+    assert last.endswith("samestep resume runs/tiny-1 begins with step 1: no checkpoint had been written yet")
+
+
+def test_a_run_that_ends_after_a_checkpoint_says_that_it_goes_on_from_there(tiny, tmp_path, cache):
+    with long_run(tiny, tmp_path, cache, 2, "sync.strategy=fast", "recover.checkpoint_every=1") as (process, replicas):
+        while not list(tmp_path.glob("runs/tiny-1/checkpoints/step-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(replicas[1].pid, signal.SIGKILL)
+        last = process.stderr.read().splitlines()[-1]
     assert last.endswith("samestep resume runs/tiny-1 goes on from the last checkpoint")
 
 

@@ -17,7 +17,7 @@ from samestep.events import Event
 from samestep.launch.engine import Engine, Restore
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
-from samestep.recover import alternate, shards
+from samestep.recover import alternate, checkpoint, shards
 from samestep.recover.journal import NAME, Journal
 from samestep.replica.job import Job
 from samestep.report.progress import Progress, progress, reading, show
@@ -107,8 +107,13 @@ def carry_out(
         with Stopping(engine, panel.note, summary.run) as stopping:
             execute(job, engine, journal, [summary.add, stopping.seen, partial(show, panel)], replayed)
     except ClusterError as error:
-        error.args = (f"{error}; samestep resume {summary.run} goes on from the last checkpoint",)
+        error.args = (f"{error}; samestep resume {summary.run} {_onward(job)}",)
         raise
+
+
+def _onward(job: Job) -> str:
+    kept = checkpoint.saved(*job.places)
+    return "goes on from the last checkpoint" if kept else "begins with step 1: no checkpoint had been written yet"
 
 
 def execute(
