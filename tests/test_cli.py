@@ -139,10 +139,11 @@ def test_under_fast_a_killed_replica_ends_the_run_within_two_seconds_with_one_li
 
 def test_a_run_that_ends_after_a_checkpoint_says_that_it_goes_on_from_there(tiny, tmp_path, cache):
     with long_run(tiny, tmp_path, cache, 2, "sync.strategy=fast", "recover.checkpoint_every=1") as (process, replicas):
-        while not list(tmp_path.glob("runs/tiny-1/checkpoints/step-*")):
+        while not list(tmp_path.glob("runs/tiny-1/checkpoints/step-*[0-9]")):
             assert process.poll() is None
             time.sleep(0.01)
         os.kill(replicas[1].pid, signal.SIGKILL)
+        assert process.wait(10) == 4
         last = process.stderr.read().splitlines()[-1]
     assert last.endswith("samestep resume runs/tiny-1 goes on from the last checkpoint")
 
