@@ -153,13 +153,20 @@ def ddp_step(mode, module, wire):
     return plain_step(mode, DistributedDataParallel(module), wire)
 
 
-def plain_step(mode, module, wire):
+def optimizer_of(module):
+    """That of samestep's default recipe, in torch's own fused form."""
     import torch
 
     matrices = [p for p in module.parameters() if p.dim() >= 2]
     vectors = [p for p in module.parameters() if p.dim() < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+
+def plain_step(mode, module, wire):
+    import torch
+
+    optimizer = optimizer_of(module)
 
     def advance(tokens, targets, count):
         optimizer.zero_grad()

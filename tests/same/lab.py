@@ -39,6 +39,14 @@ class Lab:
     def mend(self, host):
         ip("link", "set", f"{self.name}v{host}", "up")
 
+    def shape(self, rate):
+        """Let every link pass so many bits a second, in each direction."""
+        burst = max(128 << 10, rate // 8000)  # bytes; what passes in a millisecond
+        limits = ["root", "tbf", "rate", f"{rate}bit", "burst", str(burst), "latency", "200ms"]
+        for host in self.hosts:
+            run("tc", "qdisc", "replace", "dev", f"{self.name}v{host}", *limits)
+            run("tc", "-n", self.name + host, "qdisc", "replace", "dev", "eth0", *limits)
+
     def python(self, host, code):
         """A process on a host, with its output."""
         command = [*self.hosts[host]["start"].split(), sys.executable, "-c", code]
@@ -51,7 +59,11 @@ class Lab:
 
 
 def ip(*words):
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    run("ip", *words)
+
+
+def run(*command):
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 @contextlib.contextmanager
