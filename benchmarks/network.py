@@ -19,8 +19,8 @@ would have ended. Two things are measured, and put together:
 
 In the report, of each rate: `seconds` is the time to the held-out loss that DDP has after 200 steps, the number of
 steps (on the line between two evaluations) times the seconds of one; `over_ddp` and `over_alone` divide it by the time
-of 200 steps of DDP and of no synchronisation (the bound). `loss` is that after 200 steps, and `over_ddp_percent` what it
-has more than DDP's. `error` is how far the pilot's prediction is from the step that was measured, as a share of it.
+of 200 steps of DDP and of no synchronisation (the bound). `loss` is that after 200 steps, and `over_ddp_percent` how
+much it is above DDP's. `error` is how far the pilot's prediction is from the step that was measured, as a share of it.
 PowerSGD has rank 2; that it sends its first two steps in full is not counted against it.
 """
 
@@ -101,6 +101,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="of the steps at each rate")
     parser.add_argument("--picture", type=Path, help="an SVG file for the curves")
     parser.add_argument("--least", type=int, default=LEAST, help="steps of a curve; fewer for a trial")
+    parser.add_argument("--most", type=int, default=MOST, help="steps of a curve that does not reach DDP's loss")
     parser.add_argument("--evaluate", type=int, default=EVERY, help="steps between evaluations")
     return parser.parse_args()
 
@@ -130,7 +131,8 @@ def curves(found: dict, arguments: argparse.Namespace) -> None:
             continue
         least, target = arguments.least, target_of(found, arguments.least)
         say(f"curve of {method}, to step {least}" + (f" and to {target:.4f}" if target else ""))
-        heard = run(method, curve_recipe(method, arguments.evaluate), MOST if target else least, least, target or 0.0)
+        most = arguments.most if target else least
+        heard = run(method, curve_recipe(method, arguments.evaluate), most, least, target or 0.0)
         evaluated = [e for e in heard if e["event"] == "evaluated"]
         found["curves"][method] = {str(e["step"]): round(e["loss"], 5) for e in evaluated}
         keep(found, arguments)
@@ -219,7 +221,12 @@ def run(method: str, recipe: dict, stop: int, least: int = 0, target: float = 0.
         if method in TORCH:
             command = [sys.executable, str(HERE / "network_torch.py"), method, str(least), str(target)]
             started = replace(started, command=command, ends_silent=False)
-        engine.run(started, terms(job.recipe), hear)
+        try:
+            engine.run(started, terms(job.recipe), hear)
+        except Exception:
+            for log in job.run.glob("logs/*"):
+                say(f"{log.name}: {log.read_text()[-2000:]}")
+            raise
     return heard
 
 

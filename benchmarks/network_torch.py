@@ -29,6 +29,10 @@ from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
 RANK = 2  # of PowerSGD's matrices
 WHOLE = 2  # first steps that PowerSGD sends in full; torch rebuilds its buckets in them, and allows no fewer
 
+# MB. The hook's second all-reduce starts when its first is done, so those of two buckets come in another order on each
+# replica; gloo takes them for one another and aborts.
+ONE_BUCKET = 1000
+
 
 def main() -> None:
     control = connect(os.environ)
@@ -94,7 +98,7 @@ def parallel(module: torch.nn.Module, mode: str, control: Control, wire: Collect
         os.environ["GLOO_SOCKET_IFNAME"] = "eth0"
     store = dist.FileStore(f"/proc/self/fd/{control.place.meeting}", -1)
     dist.init_process_group("gloo", store=store, rank=wire.rank, world_size=wire.size)
-    found = DistributedDataParallel(module)
+    found = DistributedDataParallel(module, bucket_cap_mb=ONE_BUCKET if mode == "powersgd" else None)
     if mode == "powersgd":
         terms = {"matrix_approximation_rank": RANK, "start_powerSGD_iter": WHOLE, "orthogonalization_epsilon": 1e-8}
         found.register_comm_hook(powersgd.PowerSGDState(None, **terms), powersgd.powerSGD_hook)
