@@ -32,7 +32,11 @@ ENGINES: dict[str, type[Engine]] = {"local": Local}
 
 @dataclass
 class Summary:
-    """What a run came to; filled by its events."""
+    """What a run came to; filled by its events.
+
+    step_seconds: the mean of all steps but the first, which also warms up. predicted_step_seconds: by the pilot that
+    chose the strategy, if one did.
+    """
 
     run: str
     steps: int = 0
@@ -47,16 +51,18 @@ class Summary:
     sample: str | None = None
     replicas: int = 1
     bytes_sent: int = 0
+    step_seconds: float | None = None
+    predicted_step_seconds: float | None = None
     seconds: float = field(default=0.0, repr=False)
+    first_seconds: float | None = field(default=None, repr=False)
+    timed_steps: int = field(default=0, repr=False)  # steps of this life
     tokens: int = field(default=0, repr=False)
 
     def add(self, event: Event) -> None:
         match event["event"]:
             case "step":
                 self.steps, self.final_loss, self.bytes_sent = event["step"], event["loss"], event["bytes_sent"]
-                self.seconds += event["seconds"]
-                self.tokens += event["tokens"]
-                self.tokens_per_second = self.tokens / self.seconds
+                self._timed(event["seconds"], event["tokens"])
             case "evaluated":
                 self.held_out_loss, self.held_out_accuracy = event["loss"], event.get("accuracy")
                 self.bits_per_byte = event.get("bits_per_byte")
@@ -67,6 +73,16 @@ class Summary:
                 self.digest = event["digest"]
             case "sample" if "step" not in event:
                 self.sample = event["prompt"] + event["text"]
+
+    def _timed(self, seconds: float, tokens: int) -> None:
+        self.seconds += seconds
+        self.tokens += tokens
+        self.timed_steps += 1
+        self.tokens_per_second = self.tokens / self.seconds
+        if self.first_seconds is None:
+            self.first_seconds = seconds
+        else:
+            self.step_seconds = (self.seconds - self.first_seconds) / (self.timed_steps - 1)
 
 
 def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console) -> Summary:
@@ -88,6 +104,7 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
         journal.write(opening(prepared, began))
         if found:
             journal.write({"event": "piloted"} | as_dict(found))
+            summary.predicted_step_seconds = found.choice.seconds
         with contextlib.closing(panel):
             carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
         journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
@@ -196,6 +213,10 @@ def lines(summary: Summary) -> list[str]:
     """The summary for a terminal."""
     rows: list[tuple[str, Any]] = [("steps", summary.steps), ("final_loss", _number(summary.final_loss))]
     rows.append(("tokens_per_second", f"{summary.tokens_per_second:,.0f}"))
+    if summary.predicted_step_seconds and summary.step_seconds:
+        off = summary.predicted_step_seconds / summary.step_seconds - 1
+        beside = f"(the pilot predicted {summary.predicted_step_seconds:.3f}, {off:+.0%})"
+        rows.append(("seconds_per_step", f"{summary.step_seconds:.3f}  {beside}"))
     if summary.held_out_loss is not None:
         rows.append(("held_out_loss", _number(summary.held_out_loss)))
     if summary.held_out_accuracy is not None:

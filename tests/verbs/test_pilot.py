@@ -10,6 +10,7 @@ from samestep.plan.choose import CANDIDATES
 from samestep.recipe.load import load
 from samestep.recover import journal
 from samestep.verbs import pilot as verb
+from samestep.verbs.train import Summary, lines
 
 
 @pytest.mark.slow
@@ -44,6 +45,19 @@ def test_auto_is_settled_at_the_start_and_recorded(samestep, tiny, tmp_path):
     sync = load(run / "recipe.yaml", []).sync
     assert [sync.strategy, sync.wire] == event["choice"]["candidate"][:2] and event["reason"]
     assert event["reason"] in result.err
+    told = json.loads(result.out)
+    steps = [each["seconds"] for each in journal.read(run / "journal.jsonl") if each["event"] == "step"]
+    assert told["predicted_step_seconds"] == event["choice"]["seconds"]
+    assert told["step_seconds"] == pytest.approx(sum(steps[1:]) / 2)
+
+
+def test_a_run_that_a_pilot_chose_for_tells_how_wrong_it_was():
+    summary = Summary("runs/x", predicted_step_seconds=0.5)
+    for seconds in (9.0, 0.3, 0.5):
+        summary.add({"event": "step", "step": 1, "loss": 1.0, "bytes_sent": 0, "seconds": seconds, "tokens": 8})
+    assert "seconds_per_step   0.400  (the pilot predicted 0.500, +25%)" in lines(summary)
+    summary.predicted_step_seconds = None
+    assert not any("predicted" in line for line in lines(summary))
 
 
 def test_the_table_marks_what_is_taken():
