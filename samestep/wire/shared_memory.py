@@ -29,6 +29,7 @@ class SharedWork:
         self._wire, self._account = wire, account
 
     def wait(self) -> None:
+        self._wire.flush()  # where all had come before it was due, the sender does not know that it is copied
         while not self._over():
             self._wire.move()
 
