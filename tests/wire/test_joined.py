@@ -30,7 +30,11 @@ def three():
     files = [file, os.dup(file), os.memfd_create("other")]
     with contextlib.ExitStack() as stack:
         made = (Joined(rank, near[rank], far[rank], files[rank], HOSTS, 4, [5, 6, 7]) for rank in range(3))
-        yield [stack.enter_context(contextlib.closing(wire)) for wire in made]
+        wires = [stack.enter_context(contextlib.closing(wire)) for wire in made]
+        guard = threading.Timer(SOON, lambda: [wire.cancel("nothing else has ended it") for wire in wires])
+        stack.callback(guard.cancel)
+        guard.start()
+        yield wires
 
 
 def later(call, *args):
@@ -42,8 +46,9 @@ def later(call, *args):
 def ends(wait, error, match):
     """Whether a wait is ended by an error, and soon."""
     began = time.monotonic()
-    with pytest.raises(error, match=match):
+    with pytest.raises(error, match=match) as found:
         wait()
+    assert found.type is error
     assert time.monotonic() - began < SOON
 
 
@@ -81,6 +86,13 @@ def test_a_far_one_that_goes_away_ends_the_wait_for_what_was_lent_to_a_near_one(
         ends(loan.returned, PeerLost, "replica 7 went away")
 
 
+def test_a_near_one_that_goes_away_ends_the_wait_for_a_far_one_where_something_is_due_from_it():
+    with three() as wires:
+        wires[0].exchange(REDUCE, {}, blank(1))
+        later(wires[1].close)
+        ends(wires[0].exchange(GATHER, {}, blank(2)).wait, PeerLost, "replica 6 went away")
+
+
 def test_what_a_far_one_says_wrongly_is_told_as_such():
     with three() as wires:
         work = from_both(wires[0], "exchange")
@@ -110,6 +122,15 @@ def test_cancel_after_the_end_is_of_no_consequence():
         wires[0].close()
         wires[0].cancel("too late")
         assert wires[0].closed.is_set()
+
+
+def test_cancel_ends_work_of_the_far_part_that_nobody_waits_for():
+    with three() as wires:
+        work = wires[0].far.exchange(REDUCE, {}, blank(2))
+        wires[0].cancel("replica 9 is silent")
+        until = time.monotonic() + SOON
+        while not work.done():
+            assert time.monotonic() < until
 
 
 def test_near_ones_are_served_while_a_far_one_is_waited_for():
