@@ -115,6 +115,26 @@ def test_of_the_legs_of_islands(formats, replicas, fragments, overlap):
             number += len(wanted)
 
 
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_of_the_legs_of_islands_on_several_hosts(overlap):
+    steps, hosts = 24, (0, 0, 1, 1)
+    terms, legs = Diloco(islands=5, every=12, fragments=3, overlap=overlap), Legs(12, 3, overlap, steps)
+    plan = layout([p.numel() for p in MODULE.parameters()], 5, bucket=2048)
+
+    def replica(wire):
+        mine = copy.deepcopy(MODULE)
+        islands = Islands(mine, wire, AdamW(), terms, lanes=10, steps=steps, bucket=2048)
+        return sent_in_steps(wire, islands, mine, steps), torch.cat([p.flatten() for p in mine.parameters()]).tolist()
+
+    division, alone = Division(plan, 5, 4, hosts=hosts), loopback.run(1, replica)[0]
+    for rank, (found, weights) in enumerate(loopback.run(4, replica, hosts=hosts)):
+        number, wanted = 0, 0
+        while number < steps:
+            there = traffic.leg(division, rank, legs, 3, 10, number)
+            number, wanted = number + len(there), wanted + sum(there)
+        assert sum(found) == wanted and weights == alone[1]
+
+
 def test_of_fast_steps(tmp_path):
     found, both = {}, threading.Barrier(2)
 
