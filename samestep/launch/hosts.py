@@ -47,6 +47,19 @@ def choose(hosts: Sequence[Host], taken: Sequence[str], given_up: Collection[str
     raise ClusterError(f"a replica was to be started, but all places of the hosts are taken{cut}; add one to run.hosts")
 
 
+def numbers(members: Sequence[int], doors: Mapping[int, tuple[str, Address]]) -> list[int]:
+    """The host of each member, numbered from 0 as they appear. doors: see `far`; one that has none has a number too."""
+    names = [doors[replica][0] if replica in doors else None for replica in members]
+    order = list(dict.fromkeys(names))
+    return [order.index(name) for name in names]
+
+
+def sharers(hosts: Sequence[int]) -> list[int]:
+    """The hosts whose members share memory: those with several, and the only one. hosts: of each member."""
+    found = sorted(set(hosts))
+    return [host for host in found if hosts.count(host) > 1 or len(found) == 1]
+
+
 def far(me: int, members: Sequence[int], doors: Mapping[int, tuple[str, Address]]) -> list[Address | None]:
     """Where `me` reaches each member over the network, in their order; None where one shares its host.
 

@@ -22,7 +22,7 @@ from samestep.launch.cause import Causes
 from samestep.launch.child import Child, spawn
 from samestep.launch.cuts import Cuts
 from samestep.launch.engine import OnEvent, Program
-from samestep.launch.hosts import Address, choose, far
+from samestep.launch.hosts import Address, choose, far, numbers, sharers
 from samestep.launch.lookout import Lookout, Seat
 from samestep.recover import protocol
 from samestep.recover.membership import Membership
@@ -256,13 +256,14 @@ class _Company:
         self._cuts = Cuts(action.generation)
         doors = {r: (c.place.host, (c.place.address, c.port)) for r, c in self._children.items()}
         addresses = {replica: far(replica, action.members, doors) for replica in action.members}
-        together = not any(address for places in addresses.values() for address in places)
-        with _pairs(addresses) as ends, _shared(together and self._program.transport == "shared memory") as memory:
-            for replica in action.members:
+        hosts = numbers(action.members, doors)
+        sharing = sharers(hosts) if self._program.transport == "shared memory" else []
+        with _pairs(addresses) as ends, _shared(sharing) as memory:
+            for replica, host in zip(action.members, hosts, strict=True):
                 if replica in self._children:
-                    descriptors = [end.fileno() for end in ends[replica].values()]
-                    told = fields | {"addresses": addresses[replica]}
-                    self._children[replica].form(told, descriptors + memory)
+                    descriptors = [end.fileno() for end in ends[replica].values()] + memory.get(host, [])
+                    told = fields | {"addresses": addresses[replica], "hosts": hosts}
+                    self._children[replica].form(told, descriptors)
 
     def _work(self) -> dict[str, object]:
         first = self._membership.generation == 1
@@ -302,11 +303,11 @@ def _pairs(addresses: Mapping[int, Sequence[Address | None]]) -> Iterator[dict[i
 
 
 @contextlib.contextmanager
-def _shared(wished: bool) -> Iterator[list[int]]:
-    """The file of which each member of a generation fills a part, where they share memory. It has no name."""
-    files = [os.memfd_create("samestep-wire")] if wished else []
-    try:
+def _shared(hosts: Sequence[int]) -> Iterator[dict[int, list[int]]]:
+    """By host the file of which each member of a generation there fills a part. It has no name."""
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for host in hosts:
+            files[host] = [os.memfd_create("samestep-wire")]
+            stack.callback(os.close, *files[host])
         yield files
-    finally:
-        for file in files:
-            os.close(file)

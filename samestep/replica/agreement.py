@@ -16,11 +16,12 @@ from samestep.model import optim
 from samestep.replica.board import Wish
 from samestep.replica.seal import Frozen, Rest
 from samestep.replica.state import Kept, State
-from samestep.sync import vote
+from samestep.sync import relays, vote
 from samestep.sync.exact import Exact
 from samestep.sync.exchange import Exchange
 from samestep.sync.fast import Fast
 from samestep.sync.flat import trainable
+from samestep.sync.hierarchical import Hierarchical
 from samestep.sync.rounded import Rounded
 from samestep.sync.scalars import told
 from samestep.sync.share import Share
@@ -92,8 +93,12 @@ class Agreement:
         """Take part in a generation, with what is kept of this replica's share in it; None: it is the first step."""
         self.wire = wire
         terms = wire, self.layout, self.units, self.copies, self.parameters[0].device
-        rounded = self._formats.rounded
-        self._exchange = Rounded(*terms, self._formats) if rounded else STRATEGIES[self._strategy](*terms)
+        if self._formats.rounded:
+            self._exchange: Exchange = Rounded(*terms, self._formats)
+        elif self._strategy == "exact" and relays.several(wire.hosts):
+            self._exchange = Hierarchical(*terms)  # the same bits by a shorter way
+        else:
+            self._exchange = STRATEGIES[self._strategy](*terms)
         self.state.adopt(self._exchange.share, kept)
         self.ready = False  # whether all that the commit of the open step needs is here
         return self._exchange.share

@@ -16,6 +16,7 @@ from samestep.wire import tcp
 
 if TYPE_CHECKING:
     from samestep.replica.place import Control
+    from samestep.wire.joined import Joined
     from samestep.wire.sockets import Sockets
 
 LOOK = 0.5  # seconds between two looks
@@ -52,7 +53,7 @@ class Links:
         for rank, seconds in silences.items():
             self._judge(rank, seconds)
 
-    def follow(self, wire: "Sockets") -> None:
+    def follow(self, wire: "Sockets | Joined") -> None:
         """Look on until the wire is closed."""
         threading.Thread(target=self._follow, args=(wire,), name="samestep-links", daemon=True).start()
 
@@ -68,7 +69,7 @@ class Links:
         said = {"event": event, "peer": self._members[rank], "generation": self._generation}
         self._control.send(said | more)
 
-    def _follow(self, wire: "Sockets") -> None:
+    def _follow(self, wire: "Sockets | Joined") -> None:
         try:
             while not wire.closed.wait(LOOK):
                 self.look()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from samestep.wire.collective import Collective
 
 CONTROL = "SAMESTEP_CONTROL"  # environment variable: the descriptor of the line to the engine
+Connections = dict[int, socket.socket]  # by rank
 MOST_DESCRIPTORS = 253  # that Linux passes in one message (SCM_MAX_FD)
 
 
@@ -60,9 +61,9 @@ class Formation:
 
     members: replicas in rank order. before: those of the generation whose division of the state is still followed.
     held, step: that generation, and the step committed, to which the member settles first. work: where it is there, all
-    set themselves up anew by it. connections: by rank, descriptors of connected sockets, to those on the same host.
-    memory: of what all share, where none is on another. addresses: by rank, where those on other hosts are called.
-    token: what only members know, in hexadecimal digits.
+    set themselves up anew by it. hosts: by rank, the number of its host. connections: by rank, descriptors of connected
+    sockets, to those on the same host. memory: of what these share, where there are some or no other hosts. addresses:
+    by rank, where those on other hosts are called. token: what only members know, in hexadecimal digits.
     """
 
     generation: int
@@ -71,6 +72,7 @@ class Formation:
     held: int
     step: int
     work: dict[str, Any] | None
+    hosts: list[int]
     connections: dict[int, int]
     addresses: dict[int, tuple[str, int]]
     token: str
@@ -161,8 +163,11 @@ def open_wire(control: Control, formation: Formation) -> "Collective":
     """The transport that the verb chose, for this generation. PeerLost where it ends before all are connected."""
     chosen = control.place.transport
     if chosen == "shared memory" and formation.memory is None:
-        chosen = "sockets"  # some are on other hosts
-    return {"shared memory": _shared_memory, "sockets": _sockets, "torch": _torch}[chosen](control, formation)
+        chosen = "sockets"  # this one is alone on its host
+    elif chosen == "shared memory" and formation.addresses:
+        chosen = "joined"
+    kinds = {"shared memory": _shared_memory, "joined": _joined, "sockets": _sockets, "torch": _torch}
+    return kinds[chosen](control, formation)
 
 
 def only_wire(control: Control) -> "Collective":
@@ -184,23 +189,43 @@ def _sockets(control: Control, formation: Formation) -> "Collective":
 
     rank, members = formation.members.index(control.place.replica), formation.members
     links = Links(control, formation.generation, members)
-    with contextlib.ExitStack() as until_all_are_there:
-        connections = _near(formation)
-        for connection in connections.values():
-            until_all_are_there.enter_context(connection)
-        connections |= _far(control, formation, rank, links)
-        until_all_are_there.pop_all()
-    wire = Sockets(rank, len(members), connections, formation.generation, members)
+    near, far = _connected(control, formation, rank, links)
+    wire = Sockets(rank, len(members), near | far, formation.generation, members, formation.hosts)
     if formation.addresses:
         links.follow(wire)
     return wire
 
 
-def _near(formation: Formation) -> dict[int, socket.socket]:
+def _joined(control: Control, formation: Formation) -> "Collective":
+    from samestep.wire.joined import Joined
+
+    rank, members = formation.members.index(control.place.replica), formation.members
+    links = Links(control, formation.generation, members)
+    near, far = _connected(control, formation, rank, links)
+    assert formation.memory is not None  # the engine makes it where a host has several members
+    wire = Joined(rank, near, far, formation.memory, formation.hosts, formation.generation, members)
+    links.follow(wire)
+    return wire
+
+
+def _connected(control: Control, formation: Formation, rank: int, links: Links) -> tuple[Connections, Connections]:
+    """To the members on this host and to those on others. Where these are not reached nothing is left open."""
+    with contextlib.ExitStack() as until_all_are_there:
+        if formation.memory is not None:
+            until_all_are_there.callback(os.close, formation.memory)
+        near = _near(formation)
+        for connection in near.values():
+            until_all_are_there.enter_context(connection)
+        far = _far(control, formation, rank, links)
+        until_all_are_there.pop_all()
+    return near, far
+
+
+def _near(formation: Formation) -> Connections:
     return {rank: socket.socket(fileno=descriptor) for rank, descriptor in formation.connections.items()}
 
 
-def _far(control: Control, formation: Formation, rank: int, links: Links) -> dict[int, socket.socket]:
+def _far(control: Control, formation: Formation, rank: int, links: Links) -> Connections:
     """Connections to the members on other hosts."""
     if not formation.addresses:
         return {}

@@ -35,6 +35,15 @@ def share(layout: Layout, lanes: int, rank: int, size: int, copies: int) -> Shar
     )
 
 
+def add_up(lanes: int, sums: dict[Node, Tensor], target: Tensor) -> None:
+    """The whole tree into `target`, one of the sums; the others are written over."""
+    total = tree.fold(
+        Node(0, lanes), sums, lambda left, right: right.add_(left) if right is target else left.add_(right)
+    )
+    if total is not target:
+        target.copy_(total)
+
+
 class _UnderWay(NamedTuple):
     loan: Loan
     mine: dict[Node, Tensor]  # the partial sums of this replica
@@ -130,12 +139,6 @@ class Exact:
         loan, sums, target = self._under_way.popleft()
         for peer, arrived in loan.wait().items():
             sums.update(zip(self._parts[peer], arrived, strict=True))
-        total = tree.fold(
-            Node(0, self._lanes),
-            sums,
-            lambda left, right: right.add_(left) if right is target else left.add_(right),
-        )
-        if total is not target:
-            target.copy_(total)
+        add_up(self._lanes, sums, target)
         loan.release()
         self._lent.append(loan)

@@ -27,6 +27,7 @@ class Operation(IntEnum):
     ORIGIN = 12  # where a loss or gradient that is not finite comes from
     PILOT = 13  # how long exchanges take
     SCALES = 14  # of blocks of whole numbers, before the partial sums
+    RELAY = 15  # new slices from other hosts, passed on inside one
 
 
 class Tag(NamedTuple):
@@ -71,12 +72,24 @@ class Loan(Protocol):
 
 
 class Collective(Protocol):
-    """One replica's end of the transport. Tensors are contiguous; each pair of replicas keeps one order."""
+    """One replica's end of the transport. Tensors are contiguous; each pair of replicas keeps one order.
+
+    hosts: by rank, the number of its host.
+    """
 
     rank: int
     size: int
-    bytes_sent: int  # payload only
-    shortage: str  # why memory was not shared that could have been; empty: nothing was wanting
+
+    @property
+    def hosts(self) -> Sequence[int]: ...
+
+    @property
+    def bytes_sent(self) -> int:
+        """Payload only."""
+
+    @property
+    def shortage(self) -> str:
+        """Why memory was not shared that could have been; empty: nothing was wanting."""
 
     def memory(self, count: int, like: "Tensor") -> "Tensor":
         """Zeros of the dtype and device of `like`, of which the transport need not make copies to send them."""

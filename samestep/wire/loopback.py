@@ -6,7 +6,7 @@ replica starts that exchange.
 
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -64,8 +64,9 @@ class LoopbackWork:
 class Loopback:
     """One replica's end. Make all ends of a generation with `connect`."""
 
-    def __init__(self, rank: int, size: int, hub: _Hub) -> None:
+    def __init__(self, rank: int, size: int, hub: _Hub, hosts: Sequence[int]) -> None:
         self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
+        self.hosts = hosts
         self._hub = hub
 
     def memory(self, count: int, like: Tensor) -> Tensor:
@@ -106,12 +107,15 @@ class Loopback:
             self._hub.changed.notify_all()
 
 
-def connect(size: int, faults: Faults | None = None) -> list[Loopback]:
+def connect(size: int, faults: Faults | None = None, hosts: Sequence[int] | None = None) -> list[Loopback]:
+    """hosts: made-up ones, by rank; default: all are on one."""
     hub = _Hub(faults or {})
-    return [Loopback(rank, size, hub) for rank in range(size)]
+    return [Loopback(rank, size, hub, hosts or [0] * size) for rank in range(size)]
 
 
-def run(size: int, replica: Callable[[Loopback], T], faults: Faults | None = None) -> list[T]:
+def run(
+    size: int, replica: Callable[[Loopback], T], faults: Faults | None = None, hosts: Sequence[int] | None = None
+) -> list[T]:
     """Call `replica(wire)` in one thread a replica and return the results by rank; the first failure is raised."""
     results: dict[int, T] = {}
     errors: list[BaseException] = []
@@ -125,7 +129,7 @@ def run(size: int, replica: Callable[[Loopback], T], faults: Faults | None = Non
             errors.append(error)
             wire.cancel(f"replica {wire.rank} failed: {error}")
 
-    threads = [threading.Thread(target=body, args=(wire,)) for wire in connect(size, faults)]
+    threads = [threading.Thread(target=body, args=(wire,)) for wire in connect(size, faults, hosts)]
     for thread in threads:
         thread.start()
     for thread in threads:

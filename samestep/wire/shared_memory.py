@@ -3,7 +3,7 @@
 A message goes over the connected sockets of the engine, as in `sockets.py`; beside its header it says where the payload
 lies in shared memory, and whoever received it says when it needs that no more. Small payloads follow their header, and
 so do large ones where no shared memory can be had. No thread: as nothing has to be moved, nothing is to be driven while
-a replica computes. All methods but `cancel` are for one thread.
+a replica computes. All methods but `cancel`, `end` and `wake` are for one thread.
 """
 
 import select
@@ -29,6 +29,7 @@ class SharedWork:
         self._wire, self._account = wire, account
 
     def wait(self) -> None:
+        self._wire.flush()  # where all had come before it was due, the sender does not know that it is copied
         while not self._over():
             self._wire.move()
 
@@ -63,6 +64,7 @@ class SharedLoan:
 class SharedMemory:
     """The replicas of one generation on one host. Sockets and file are taken over and closed by `close`.
 
+    connections: by rank; where some of the `size` replicas are on other hosts, to those on this one (`joined.py`).
     file: descriptor of what the members share (`segments.py`). members: their numbers by rank, for errors; default: the
     ranks. shortage: why memory could not be shared, once it could not; all is then as before, but slower.
     """
@@ -77,11 +79,12 @@ class SharedMemory:
         members: Sequence[int] | None = None,
     ) -> None:
         self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
+        self.hosts = [0] * size
         self._generation = generation
         self._segments = Segments(file, rank)
         self._peers = {r: Peer(r, members[r] if members else r, c) for r, c in connections.items()}
         self._failure: Exception | None = None
-        self._cancelled = ""
+        self._cancelled: Exception | None = None
         self._closed = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -106,11 +109,22 @@ class SharedMemory:
         return SharedLoan(self, self._begin(Account(copies=False), tag, sends, receives))
 
     def cancel(self, reason: str) -> None:
-        self._cancelled = reason
+        self.end(PeerLost(reason))
+
+    def end(self, error: Exception) -> None:
+        """Fail all work under way and to come with this error. Callable from any thread."""
+        self._cancelled = self._cancelled or error
+        self.wake()
+
+    def wake(self) -> None:
+        """Let `move` return, though nothing has come. Callable from any thread."""
         try:
             self._wake_write.send(b"x")
         except BlockingIOError:
             return  # full: whoever waits is going to wake anyway
+        except OSError:
+            if not self._closed:  # cancelled by one thread while another one closes it
+                raise
 
     def close(self) -> None:
         if self._closed:
@@ -151,7 +165,7 @@ class SharedMemory:
     def _ended(self) -> Exception | None:
         """Peers that are gone end it once something is due from them: before that, all may have been said."""
         if self._failure is None and self._cancelled:
-            self._failure = PeerLost(self._cancelled)
+            self._failure = self._cancelled
         lost = [peer.gone for peer in self._peers.values() if peer.gone and peer.owes()]
         if self._failure is None and lost:
             self._failure = lost[0]

@@ -10,7 +10,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -26,11 +26,21 @@ class _Incoming(NamedTuple):
     work: "SocketWork"
 
 
+class Waiter(Protocol):
+    """Whoever waits for work of this transport elsewhere than in its `wait`. Called by another thread."""
+
+    def wake(self) -> None:
+        """Some is done."""
+
+    def end(self, error: Exception) -> None:
+        """All has failed, and all to come will."""
+
+
 class SocketWork:
     """Counts down the messages of one exchange."""
 
-    def __init__(self, messages: int) -> None:
-        self._left = messages
+    def __init__(self, messages: int, waiter: Waiter | None) -> None:
+        self._left, self._waiter = messages, waiter
         self._done = threading.Event()
         self._error: Exception | None = None
         if not messages:
@@ -48,6 +58,8 @@ class SocketWork:
         self._left -= 1
         if not self._left:
             self._done.set()
+            if self._waiter:
+                self._waiter.wake()
 
     def fail(self, error: Exception) -> None:
         self._error = self._error or error
@@ -91,7 +103,8 @@ class _Peer:
 class Sockets:
     """The replicas of one generation, connected pairwise. Sockets are taken over and closed by `close`.
 
-    members: their numbers by rank, for errors; default: the ranks. closed: set once it is.
+    members: their numbers by rank, for errors; default: the ranks. hosts: by rank; default: all are on one.
+    closed: set once it is.
     """
 
     def __init__(
@@ -101,9 +114,12 @@ class Sockets:
         connections: Mapping[int, socket.socket],
         generation: int = 0,
         members: Sequence[int] | None = None,
+        hosts: Sequence[int] | None = None,
+        waiter: Waiter | None = None,
     ) -> None:
         self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
-        self._generation = generation
+        self.hosts = hosts or [0] * size
+        self._generation, self._waiter = generation, waiter
         self._peers = {r: _Peer(members[r] if members else r, c) for r, c in connections.items()}
         self._lock = threading.Lock()
         self._failure: Exception | None = None
@@ -122,7 +138,7 @@ class Sockets:
         return Given(self.exchange(tag, sends, receives), receives)
 
     def exchange(self, tag: Tag, sends: Messages, receives: Messages) -> SocketWork:
-        work = SocketWork(sum(map(len, sends.values())) + sum(map(len, receives.values())))
+        work = SocketWork(sum(map(len, sends.values())) + sum(map(len, receives.values())), self._waiter)
         with self._lock:
             if self._failure:
                 work.fail(self._failure)
@@ -198,3 +214,5 @@ class Sockets:
                         work.fail(error)
                 peer.incoming.clear()
                 peer.outbox.queue.clear()
+        if self._waiter:
+            self._waiter.end(error)

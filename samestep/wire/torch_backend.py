@@ -39,6 +39,7 @@ class TorchBackend:
 
     def __init__(self, rank: int, size: int, meeting_file: Path, generation: int = 0) -> None:
         self.rank, self.size, self.bytes_sent, self.shortage = rank, size, 0, ""
+        self.hosts = [0] * size
         self._store = FileStore(str(meeting_file), -1)  # -1: the file's life is the engine's business
         prefixed = PrefixStore(f"generation-{generation}", self._store)
         self._group = ProcessGroupGloo(prefixed, rank, size, TIMEOUT)

@@ -74,15 +74,13 @@ BUGS = [
     Bug(
         "an owner adds up in the order of the replicas",
         "sync/exact.py",
-        "        total = tree.fold(\n"
-        "            Node(0, self._lanes),\n"
-        "            sums,\n"
-        "            lambda left, right: right.add_(left) if right is target else left.add_(right),\n"
-        "        )\n",
-        "        total = target\n"
-        "        for part in sums.values():\n"
-        "            if part is not target:\n"
-        "                total.add_(part)\n",
+        "    total = tree.fold(\n"
+        "        Node(0, lanes), sums, lambda left, right: right.add_(left) if right is target else left.add_(right)\n"
+        "    )\n",
+        "    total = target\n"
+        "    for part in sums.values():\n"
+        "        if part is not target:\n"
+        "            total.add_(part)\n",
         ORACLE + "test_one_step_has_the_bits_of_the_oracle_at_any_number_of_replicas[7]",
     ),
     Bug(

@@ -51,6 +51,13 @@ BUGS = [
         WOKEN,
     ),
     Bug(
+        "a sender is not told that what came early is copied",
+        SHARED,
+        "        self._wire.flush()  # where all had come",
+        "        # where all had come",
+        OWN + "test_a_sender_hears_at_once_that_what_came_early_is_copied",
+    ),
+    Bug(
         "a replica that finds no memory to share ends",
         SHARED,
         "            except OSError as error:\n                self._short(error)\n",

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import agreeing
 import computing
+import crossing
 import islands
 import lending
 import lowbit
@@ -23,6 +24,7 @@ BUGS = [
     *saving.BUGS,
     *agreeing.BUGS,
     *computing.BUGS,
+    *crossing.BUGS,
     *islands.BUGS,
     *lending.BUGS,
     *lowbit.BUGS,

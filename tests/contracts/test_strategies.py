@@ -23,7 +23,7 @@ def network(*extra):
     return nn.Sequential(nn.Linear(6, 300), nn.Tanh(), *extra, nn.Linear(300, 40))
 
 
-def train(module, strategy, replicas, steps=3, **settings):
+def train(module, strategy, replicas, steps=3, hosts=None, **settings):
     inputs = torch.randn(steps, 8, 5, 6, generator=torch.Generator().manual_seed(3))
 
     def replica(wire):
@@ -36,7 +36,7 @@ def train(module, strategy, replicas, steps=3, **settings):
             sums.append(step.update(1e-2))
         return sums, torch.cat([p.detach().flatten() for p in mine.parameters()]), wire.bytes_sent
 
-    return loopback.run(replicas, replica)
+    return loopback.run(replicas, replica, hosts=hosts)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 3, 8])
@@ -118,6 +118,18 @@ def test_copies_of_the_moments_change_no_bit(replicas):
     for copies in (1, 2, 8):
         for result in train(network(), "exact", replicas, copies=copies):
             assert result[0] == alone[0] and torch.equal(result[1], alone[1])
+
+
+@pytest.mark.parametrize(
+    "hosts", [[0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 1, 2]], ids=lambda hosts: "".join(map(str, hosts))
+)
+@pytest.mark.parametrize("copies", [1, 2, 8])
+def test_hosts_change_no_bit_and_the_sums_of_each_cross_together(hosts, copies):
+    alone, spread = train(network(), "exact", 1)[0], train(network(), "exact", len(hosts), hosts=hosts, copies=copies)
+    for result in spread:
+        assert result[0] == alone[0] and torch.equal(result[1], alone[1])
+    near = train(network(), "exact", len(hosts), copies=copies)
+    assert [result[2] for result in spread] != [result[2] for result in near]
 
 
 def train_layout(module):

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from samestep.errors import ClusterError, PeerLost
 from samestep.wire import loopback
 from samestep.wire.collective import Operation, Tag, all_gather
+from samestep.wire.joined import Joined
 from samestep.wire.meeting import Door, meet
 from samestep.wire.shared_memory import SharedMemory
 from samestep.wire.sockets import Sockets
@@ -35,6 +37,21 @@ def shared_memory(size, folder):
     ends, first = pairs(size), os.memfd_create("test")
     files = [first] + [os.dup(first) for _ in range(size - 1)]
     return [lambda rank=rank: SharedMemory(rank, size, ends[rank], files[rank]) for rank in range(size)]
+
+
+def joined(hosts, size, folder):
+    """hosts: of each rank, by rank; of as many as are asked for."""
+    ends, shared = pairs(size), {host: os.memfd_create("test") for host in set(hosts[:size])}
+    files = [os.dup(shared[host]) for host in hosts[:size]]
+    for file in shared.values():
+        os.close(file)
+
+    def make(rank):
+        near = {peer: end for peer, end in ends[rank].items() if hosts[peer] == hosts[rank]}
+        far = {peer: end for peer, end in ends[rank].items() if peer not in near}
+        return Joined(rank, near, far, files[rank], hosts[:size])
+
+    return [lambda rank=rank: make(rank) for rank in range(size)]
 
 
 class Unwatched:
@@ -75,6 +92,8 @@ TRANSPORTS = {
     "sockets": sockets,
     "tcp": tcp,
     "shared memory": shared_memory,
+    "joined, near": partial(joined, [0, 0, 1, 1]),
+    "joined, far": partial(joined, [0, 1, 0, 1]),
     "torch": gloo,
     "loopback": threads,
 }
@@ -330,7 +349,7 @@ def test_loans_and_exchanges_under_way_together_keep_their_order(transport, tmp_
     assert run(transport, 2, tmp_path, body) == [[1, 11, 21, 31, 41, 51], [0, 10, 20, 30, 40, 50]]
 
 
-@pytest.mark.parametrize("transport", ["sockets", "shared memory"])
+@pytest.mark.parametrize("transport", ["sockets", "shared memory", "joined, near", "joined, far"])
 def test_what_came_before_a_peer_closed_can_still_be_used(transport, tmp_path):
     """A replica that passes the last barrier leaves, though others still wait for somebody else there."""
     closed, tag = threading.Event(), Tag(0, Operation.END)

@@ -1,7 +1,7 @@
 import pytest
 
 from samestep.errors import ClusterError
-from samestep.launch.hosts import HERE, Host, choose, far, hosts_of
+from samestep.launch.hosts import HERE, Host, choose, far, hosts_of, numbers, sharers
 from samestep.recipe.machines import Run
 
 A, B, C = Host("a", places=2), Host("b", places=1), Host("c", places=1)
@@ -53,3 +53,20 @@ def test_members_on_other_hosts_are_called_and_those_on_the_same_are_not():
 def test_one_that_has_just_ended_is_not_called():
     assert far(5, [3, 4, 5], DOORS) == [("10.0.0.1", 7), None, None]
     assert far(4, [3, 4, 5], DOORS) == [None, None, None]
+
+
+def test_hosts_are_numbered_as_their_members_appear():
+    assert numbers([3, 5, 6], DOORS) == [0, 1, 0]
+    assert numbers([5, 3, 6], DOORS) == [0, 1, 1]
+    assert numbers([], DOORS) == []
+
+
+def test_one_that_has_just_ended_counts_as_on_a_host_of_its_own():
+    assert numbers([3, 4, 5, 6], DOORS) == [0, 1, 2, 0]
+
+
+def test_those_of_a_host_share_memory_where_there_are_several_or_no_other_host():
+    assert sharers([0, 1, 0, 2]) == [0]
+    assert sharers([0, 1, 0, 1]) == [0, 1]
+    assert sharers([0, 1]) == []
+    assert sharers([0]) == [0]

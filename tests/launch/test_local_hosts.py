@@ -37,6 +37,18 @@ control.send({'event': 'x', 'where': os.environ['WHERE'], 'near': list(formation
     assert len({e["token"] for e in found}) == 1 and len(found[0]["token"]) == 64
 
 
+def test_replicas_of_one_host_share_a_file_and_know_who_is_where():
+    body = """
+file = None if formation.memory is None else os.fstat(formation.memory).st_ino
+control.send({'event': 'x', 'hosts': formation.hosts, 'file': file})
+"""
+    places = (HOSTS[0], Host("b", ("env", "WHERE=b"), "127.0.0.2", 2), Host("c", ("env", "WHERE=c"), "127.0.0.3", 1))
+    found = sorted((e for e in across(body, 5, places) if e["event"] == "x"), key=lambda e: e["rank"])
+    assert [e["hosts"] for e in found] == [[0, 0, 1, 1, 2]] * 5
+    files = [e["file"] for e in found]
+    assert files[0] == files[1] != files[2] == files[3] and None not in files[:4] and files[4] is None
+
+
 def test_a_host_that_does_not_have_its_address_is_named():
     body = PRELUDE.split("control.send")[0] + FAIL.format("control.joined()")
     program = Program([sys.executable, "-c", body], hosts=(Host("a", (), "192.0.2.7", 1),))

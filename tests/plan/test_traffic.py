@@ -72,6 +72,28 @@ def test_of_steps_with_copies_of_which_one_lane_is_computed_twice(formats, copie
         assert found == [traffic.step(division, rank, compared=True), traffic.step(division, rank)]
 
 
+@pytest.mark.parametrize("formats", [EXACT, Formats("int8", "int8")], ids="-".join)
+@pytest.mark.parametrize("copies", [1, 2, 8])
+@pytest.mark.parametrize("hosts", [(0, 0, 1), (0, 1, 0, 1), (0, 0, 1, 2, 2), (0, 1, 2)])
+def test_of_steps_on_several_hosts(formats, copies, hosts):
+    def replica(wire):
+        mine = copy.deepcopy(MODULE)
+        settings = {"lanes": LANES, "copies": copies, "formats": formats, "bucket": 2048}
+        return sent_in_steps(wire, Step(mine, wire, AdamW(), **settings), mine, 2)
+
+    division = Division(PLAN, LANES, len(hosts), copies, formats, hosts)
+    for rank, found in enumerate(loopback.run(len(hosts), replica, hosts=hosts)):
+        assert found == [traffic.step(division, rank)] * 2
+
+
+def test_on_one_host_nothing_goes_to_others():
+    assert (
+        traffic.between(Division(PLAN, LANES, 3), 0) == traffic.between(Division(PLAN, LANES, 2, hosts=(0, 0)), 0) == 0
+    )
+    apart = Division(PLAN, LANES, 3, hosts=(0, 1, 2))
+    assert traffic.between(apart, 0) == traffic.step(apart, 0)
+
+
 @pytest.mark.parametrize("formats", FORMATS, ids="-".join)
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5])
 @pytest.mark.parametrize(("fragments", "overlap"), [(1, 0), (2, 0), (3, 1), (12, 0)])
@@ -91,6 +113,26 @@ def test_of_the_legs_of_islands(formats, replicas, fragments, overlap):
             there = found[number : number + len(wanted)]
             assert (sum(there) == sum(wanted)) if overlap else (there == wanted)
             number += len(wanted)
+
+
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_of_the_legs_of_islands_on_several_hosts(overlap):
+    steps, hosts = 24, (0, 0, 1, 1)
+    terms, legs = Diloco(islands=5, every=12, fragments=3, overlap=overlap), Legs(12, 3, overlap, steps)
+    plan = layout([p.numel() for p in MODULE.parameters()], 5, bucket=2048)
+
+    def replica(wire):
+        mine = copy.deepcopy(MODULE)
+        islands = Islands(mine, wire, AdamW(), terms, lanes=10, steps=steps, bucket=2048)
+        return sent_in_steps(wire, islands, mine, steps), torch.cat([p.flatten() for p in mine.parameters()]).tolist()
+
+    division, alone = Division(plan, 5, 4, hosts=hosts), loopback.run(1, replica)[0]
+    for rank, (found, weights) in enumerate(loopback.run(4, replica, hosts=hosts)):
+        number, wanted = 0, 0
+        while number < steps:
+            there = traffic.leg(division, rank, legs, 3, 10, number)
+            number, wanted = number + len(there), wanted + sum(there)
+        assert sum(found) == wanted and weights == alone[1]
 
 
 def test_of_fast_steps(tmp_path):

@@ -70,6 +70,32 @@ def test_any_number_of_hosts_gives_the_same_model(tmp_path, undisturbed, hosts, 
     assert set(told(found[1], "started", "host")) == {f"h{i}" for i in range(replicas)}
 
 
+def places(hosts, **counts):
+    """So many replicas on each of these hosts."""
+    return {name: hosts.hosts[name] | {"replicas": count} for name, count in counts.items()}
+
+
+@pytest.mark.parametrize("state", ["sharded", "mirrored", "replicated"])
+@pytest.mark.parametrize("counts", [{"h0": 2, "h1": 2}, {"h0": 1, "h1": 2}], ids=["2+2", "1+2"])
+def test_hosts_with_several_replicas_give_the_same_model(tmp_path, undisturbed, hosts, counts, state):
+    given = {"run.hosts": places(hosts, **counts), "sync.state": state}
+    same(lived(tmp_path / "run", {}, sum(counts.values()), **given), undisturbed)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_replica_of_a_host_with_several_is_killed_and_the_others_go_on(tmp_path, undisturbed, hosts, rank):
+    found = lived(tmp_path / "run", {5: [rank]}, 4, **{"run.hosts": places(hosts, h0=2, h1=2)}, **ALONE)
+    same(found, undisturbed)
+    assert formed(found[1]) == [(3, False)]
+
+
+def test_a_replica_of_a_host_with_several_is_replaced_there(tmp_path, hosts):
+    enough = {"steps": 100, "recover.checkpoint_every": 50, "recover.digest_every": 25, "evaluate.every": 0}
+    found = lived(tmp_path / "run", {2: [1]}, 4, **{"run.hosts": places(hosts, h0=2, h1=2)}, **enough)
+    assert formed(found[1]) == [(3, False), (4, False)]
+    same(found, lived(tmp_path / "whole", {}, replicas=1, **enough))
+
+
 def test_a_link_that_is_cut_for_two_seconds_costs_little_more(tmp_path, undisturbed, hosts):
     cutter = Cutter(hosts, ["h2"], 2.0)
     found = lived(tmp_path / "run", {}, 4, cutter, **{"run.hosts": hosts.hosts})
@@ -95,9 +121,8 @@ def test_a_host_that_is_cut_off_is_named_and_the_others_go_on_within_ten_seconds
 
 def test_the_most_that_reach_each_other_go_on(tmp_path, undisturbed, hosts):
     """Three on one host, two on another and one on a third, of which none reaches the others."""
-    places = {name: hosts.hosts[name] | {"replicas": n} for name, n in (("h1", 2), ("h2", 1), ("h3", 3))}
     cutter, state = Cutter(hosts, ["h1", "h2"]), {"sync.state": "replicated"}
-    found = lived(tmp_path / "run", {}, 6, cutter, **{"run.hosts": places}, **state, **ALONE)
+    found = lived(tmp_path / "run", {}, 6, cutter, **{"run.hosts": places(hosts, h1=2, h2=1, h3=3)}, **state, **ALONE)
     same(found, undisturbed)
     assert sorted(told(found[1], "left", "replica")) == [0, 1, 2]
     assert sorted(told(found[1], "unreachable", "host")) == ["h1", "h2"]

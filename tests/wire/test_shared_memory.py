@@ -102,6 +102,17 @@ def test_what_comes_before_it_is_due_is_kept():
         assert target.unique().tolist() == [2.0]
 
 
+def test_a_sender_hears_at_once_that_what_came_early_is_copied():
+    """The receiver has nothing to wait for, and may be at other things for long after."""
+    with two() as (one, other):
+        tag = Tag(0, Operation.GATHER)
+        work = one.exchange(tag, {1: [in_memory(one, 5000, 1.0)]}, {})
+        other.look()
+        other.exchange(tag, {}, {0: [torch.empty(5000)]}).wait()
+        one.look()
+        assert work.done()
+
+
 def test_memory_may_grow_after_a_peer_has_seen_some_of_it():
     with two() as (one, other):
         for step in range(5):
