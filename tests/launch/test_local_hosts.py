@@ -62,7 +62,7 @@ CUT = (
 first = formation.token
 if len(formation.members) == 3:
     if rank != 1:
-        control.send({'event': 'unreachable', 'peer': 1, 'seconds': 7.5, 'generation': generation})
+        control.send({'event': 'unreachable', 'peer': 1, 'seconds': 4.0, 'generation': generation})
     while not control.is_over(generation):
         time.sleep(0.01)
     wait(generation)
