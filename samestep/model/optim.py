@@ -112,10 +112,12 @@ class SGD:
 class Nesterov:
     """Nesterov's momentum as in DiLoCo's outer step (arXiv 2311.08105, section 2); no weight decay.
 
-    Each operation rounds once, so pieces may be cut anywhere.
+    Each operation rounds once, so pieces may be cut anywhere. plain: the first updates, which have no momentum and leave
+    none.
     """
 
     momentum: float = 0.9
+    plain: int = 0
     moments: int = field(default=1, init=False)
 
     def update(
@@ -127,8 +129,11 @@ class Nesterov:
         rate: float,
         decay: bool,
     ) -> None:
-        del counts, decay
-        for weight, gradient, moment in zip(weights, gradients, kept[0], strict=True):
+        del decay
+        for weight, gradient, moment, count in zip(weights, gradients, kept[0], counts, strict=True):
+            if count <= self.plain:
+                weight.sub_(gradient.mul(rate))
+                continue
             moment.mul_(self.momentum).add_(gradient)
             weight.sub_(moment.mul(self.momentum).add_(gradient).mul_(rate))
 

@@ -65,7 +65,7 @@ def leg(division: Division, rank: int, legs: Legs, fragments: int, lanes: int, n
     so do those that are passed on to other hosts.
     """
     end = legs.end(number)
-    first = number - number % legs.length
+    first = max(0, legs.since(end))
     meeting = buckets(legs.fragment(number), fragments, division.layout.buckets)
     found = [sums(division, rank, meeting) if legs.leaves(at) else 0 for at in range(first, end)]
     told = (end - first) * (lanes + division.units)

@@ -171,6 +171,7 @@ class Diloco(Section):
     every: Count = 20  # steps between two meetings about the same weights
     fragments: Count = 1  # parts of the weights that meet in turn
     overlap: Annotated[int, Field(ge=0)] = 0  # steps that training goes on while what meets is on its way
+    together: Annotated[int, Field(ge=0)] = 0  # steps at the start after each of which all meet and take the mean
     mix: Fraction = 0.0  # share of its own weights that an island keeps at a meeting
     rate: Annotated[float, Field(gt=0)] = 0.7  # learning rate of the outer step
     momentum: Fraction = 0.9  # of the outer step

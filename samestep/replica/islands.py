@@ -5,6 +5,8 @@ fragments that meet in turn, their exchange behind the steps that follow, and we
 
 An *island* is a fixed set of lanes, named by the recipe. It has weights and moments of its own and is carried whole by
 one replica, so the model does not depend on how many replicas carry the islands. Between two meetings nothing is sent.
+In the first steps, where islands would part fastest, they may meet after each and take the mean (post-local SGD, Lin et
+al., arXiv 1808.07217).
 
     inner   each island: AdamW, say, on the sum of the gradients of its lanes
     outer   all of them: the mean of (common weights - island's weights) is a gradient for Nesterov's momentum
@@ -59,7 +61,7 @@ class Islands(Agreement):
     ) -> None:
         super().__init__(
             module,
-            optim.Nesterov(terms.momentum),
+            optim.Nesterov(terms.momentum, terms.together),
             units=terms.islands,
             strategy="exact",
             copies=1,
@@ -71,7 +73,7 @@ class Islands(Agreement):
         kinds = ["weights", *(f"moment{at}" for at in range(rule.moments)), *[FEEDBACK][: formats.sums != EXACT.sums]]
         self.state.carried = Carried(self.layout, "island", kinds, terms.islands)
         self._lanes, self._spans = lanes, tree.spans(lanes, terms.islands)
-        self._legs = Legs(terms.every, terms.fragments, terms.overlap, steps)
+        self._legs = Legs(terms.every, terms.fragments, terms.overlap, steps, terms.together)
         self._decays = [optim.decays(p) for p in self.parameters]
         self._buffers = Unchanged(module)
         self.told: list[Sums] = []  # of the steps of the last commit
@@ -174,7 +176,7 @@ class Islands(Agreement):
 
     def apply(self) -> None:
         """The common weights are those that were proposed, and the islands go on from them."""
-        meeting, keep = self._meeting(), 0.0 if self._legs.last(self.number) else self._terms.mix
+        meeting, keep = self._meeting(), 0.0 if self._legs.whole(self.number) else self._terms.mix
         super().apply()
         for region in map(self.layout.bucket_region, meeting):
             common = cut(self.state.weights, region)
@@ -220,7 +222,8 @@ class Islands(Agreement):
         rows = numbers.losses.view(-1, self._lanes + self.units).tolist()
         self.told = [self._summed(self.number + 1 - len(rows) + at, row) for at, row in enumerate(rows)]
         self.told[-1] = self.told[-1]._replace(wish=numbers.wish)
-        self.offer(self._terms.rate, self._sums, numbers.present, self._meeting())
+        rate = 1.0 if self.number < self._terms.together else self._terms.rate
+        self.offer(rate, self._sums, numbers.present, self._meeting())
 
     def _summed(self, number: int, row: list[float]) -> Sums:
         """Of step `number`. The norm is the root of the mean square over the islands."""

@@ -25,7 +25,7 @@ BUGS = [
     Bug(
         "the last leg brings only a fragment together",
         "sync/legs.py",
-        "return None if self.last(number) else number",
+        "return None if self.whole(number) else self._leg(number)",
         "return number",
         "sync/test_legs.py",
     ),

@@ -96,10 +96,11 @@ def test_on_one_host_nothing_goes_to_others():
 
 @pytest.mark.parametrize("formats", FORMATS, ids="-".join)
 @pytest.mark.parametrize("replicas", [1, 2, 3, 5])
-@pytest.mark.parametrize(("fragments", "overlap"), [(1, 0), (2, 0), (3, 1), (12, 0)])
-def test_of_the_legs_of_islands(formats, replicas, fragments, overlap):
-    steps, terms = 29, Diloco(islands=5, every=12, fragments=fragments, overlap=overlap)
-    plan, legs = layout([p.numel() for p in MODULE.parameters()], 5, bucket=2048), Legs(12, fragments, overlap, steps)
+@pytest.mark.parametrize(("fragments", "overlap", "together"), [(1, 0, 0), (2, 0, 3), (3, 1, 2), (12, 0, 0)])
+def test_of_the_legs_of_islands(formats, replicas, fragments, overlap, together):
+    steps, terms = 29, Diloco(islands=5, every=12, fragments=fragments, overlap=overlap, together=together)
+    plan = layout([p.numel() for p in MODULE.parameters()], 5, bucket=2048)
+    legs = Legs(12, fragments, overlap, steps, together)
 
     def replica(wire):
         mine, given = copy.deepcopy(MODULE), {"steps": steps, "formats": formats, "bucket": 2048}

@@ -49,8 +49,10 @@ def lived(replicas, disturb=lambda step: None, steps=STEPS, **terms):
     return loopback.run(replicas, replica)
 
 
-def plain(every, steps=STEPS, islands=4):
-    """Algorithm 1 of arXiv 2311.08105 with torch's own optimizers."""
+def plain(every, together=0, steps=STEPS, islands=4):
+    """Algorithm 1 of arXiv 2311.08105 with torch's own optimizers; before it, steps after each of which the mean is
+    taken.
+    """
     common = copy.deepcopy(MODULE)
     outer = torch.optim.SGD(common.parameters(), lr=0.7, momentum=0.9, nesterov=True)
     models = [copy.deepcopy(MODULE) for _ in range(islands)]
@@ -62,10 +64,13 @@ def plain(every, steps=STEPS, islands=4):
             (sum(loss_of(model, step, lane) for lane in lanes) * islands).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimizer.step()
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if step < together or (step + 1 - together) % every == 0 or step + 1 == steps:
             for parameter, *others in zip(common.parameters(), *(m.parameters() for m in models), strict=True):
                 parameter.grad = torch.stack([parameter.detach() - other.detach() for other in others]).mean(0)
-            outer.step()
+                if step < together:
+                    parameter.detach().sub_(parameter.grad)
+            if step >= together:
+                outer.step()
             for model in models:
                 model.load_state_dict(common.state_dict())
     return torch.cat([p.detach().flatten() for p in common.parameters()])
@@ -77,14 +82,14 @@ def groups(model):
     return [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
 
 
-@pytest.mark.parametrize("every", [1, 4, 20])
-def test_the_weights_are_nearly_those_of_plain_torch(every):
-    (_, met, _), *_ = lived(2, every=every)
-    want = plain(every)
+@pytest.mark.parametrize(("every", "together"), [(1, 0), (4, 0), (20, 0), (4, 3), (4, 20)])
+def test_the_weights_are_nearly_those_of_plain_torch(every, together):
+    (_, met, _), *_ = lived(2, every=every, together=together)
+    want = plain(every, together)
     assert (met[-1] - want).norm() <= 1e-4 * want.norm()
 
 
-@pytest.mark.parametrize("terms", [{}, STREAMING, {"islands": 8}, {"islands": 1}])
+@pytest.mark.parametrize("terms", [{}, STREAMING, {"islands": 8}, {"islands": 1}, STREAMING | {"together": 3}])
 def test_any_number_of_replicas_has_the_bits_of_one(terms):
     (alone,) = lived(1, **terms)
     for replicas in range(2, terms.get("islands", 4) + 1):
@@ -97,6 +102,12 @@ def test_nothing_is_sent_between_two_meetings():
     for _, _, sent in lived(3):
         grown = [after - before for before, after in zip([0, *sent], sent, strict=False)]
         assert [step for step, more in enumerate(grown, 1) if more] == [4, 8, 11]
+
+
+def test_in_the_first_steps_something_is_sent_after_each_if_asked():
+    for _, _, sent in lived(2, together=3):
+        grown = [after - before for before, after in zip([0, *sent], sent, strict=False)]
+        assert [step for step, more in enumerate(grown, 1) if more] == [1, 2, 3, 7, 11]
 
 
 def test_a_fragment_on_its_way_leaves_before_the_meeting():

@@ -12,7 +12,12 @@ DILOCO = {
     "evaluate.every": 8,
     "evaluate.best": True,
 }
-STREAMING = DILOCO | {"sync.diloco.fragments": 2, "sync.diloco.overlap": 1, "sync.diloco.mix": 0.5}
+STREAMING = DILOCO | {
+    "sync.diloco.fragments": 2,
+    "sync.diloco.overlap": 1,
+    "sync.diloco.mix": 0.5,
+    "sync.diloco.together": 5,
+}
 KINDS = {"diloco": DILOCO, "streaming": STREAMING}
 
 

@@ -9,14 +9,16 @@ from samestep.sync.legs import Legs, buckets, passed
 @st.composite
 def legs(draw):
     fragments, length = draw(st.integers(1, 5)), draw(st.integers(1, 9))
-    return Legs(fragments * length, fragments, draw(st.integers(0, length - 1)), draw(st.integers(1, 80)))
+    steps, together = draw(st.integers(1, 80)), draw(st.integers(0, 90))
+    return Legs(fragments * length, fragments, draw(st.integers(0, length - 1)), steps, together)
 
 
 @given(legs())
-def test_the_run_is_cut_into_legs_of_one_length_but_for_a_short_last_one(terms):
+def test_after_the_first_steps_legs_have_one_length_but_for_a_short_last_one(terms):
     ends = [number + 1 for number in range(terms.steps) if terms.meets(number)]
-    assert ends[-1] == terms.steps
-    assert ends == [*range(terms.length, terms.steps, terms.length), terms.steps]
+    single = min(terms.together, terms.steps)
+    assert ends[:single] == list(range(1, single + 1)) and ends[-1] == terms.steps
+    assert ends[single:-1] == list(range(single + terms.length, terms.steps, terms.length))[: len(ends) - single - 1]
 
 
 @given(legs())
@@ -27,14 +29,16 @@ def test_what_meets_has_set_off_once_in_its_leg_and_before(terms):
             assert away is None
             away = number
         if terms.meets(number):
-            assert away is not None and number - away == (0 if terms.last(number) else terms.overlap)
+            assert away is not None and number - away == (0 if terms.whole(number) else terms.overlap)
             away = None
 
 
 @given(legs())
-def test_fragments_take_turns_and_the_last_leg_brings_all_together(terms):
+def test_fragments_take_turns_but_the_first_steps_and_the_last_leg_bring_all_together(terms):
     found = [terms.fragment(number) for number in range(terms.steps) if terms.meets(number)]
-    assert found == [*(leg % terms.fragments for leg in range(len(found) - 1)), None]
+    single = min(terms.together, terms.steps)
+    assert found[:single] == [None] * single and found[-1] is None
+    assert found[single:-1] == [leg % terms.fragments for leg in range(len(found) - single - 1)]
 
 
 @given(legs())
