@@ -24,6 +24,7 @@ from samestep.launch.cuts import Cuts
 from samestep.launch.engine import OnEvent, Program
 from samestep.launch.hosts import Address, choose, far, numbers, sharers
 from samestep.launch.lookout import Lookout, Seat
+from samestep.launch.manners import scheduled
 from samestep.recover import protocol
 from samestep.recover.membership import Membership
 from samestep.recover.protocol import End, Exited, Finished, Form, Gather, Joined, Kill, Start, Terms, Waiting
@@ -62,6 +63,7 @@ class _Company:
 
     def __init__(self, program: Program, terms: Terms, on_event: OnEvent) -> None:
         self._program, self._terms, self._on_event = program, terms, on_event
+        self._usual = os.sched_getscheduler(0)  # the policy of replicas
         self._membership = Membership(terms)
         self._selector = selectors.DefaultSelector()
         self._children: dict[int, Child] = {}
@@ -87,6 +89,10 @@ class _Company:
         self._stopping = True
 
     def run(self) -> None:
+        with scheduled(os.SCHED_BATCH):
+            self._go_on()
+
+    def _go_on(self) -> None:
         for replica in range(self._terms.replicas):
             self._start(replica)
         while not self._membership.done:
@@ -230,7 +236,8 @@ class _Company:
             host.name,
             host.address,
         )
-        child = self._children[replica] = spawn(program, place, host.start)
+        with scheduled(self._usual):
+            child = self._children[replica] = spawn(program, place, host.start)
         self._selector.register(child.line, selectors.EVENT_READ, child)
         self._selector.register(child.pidfd, selectors.EVENT_READ, child)
 

@@ -112,8 +112,8 @@ class SGD:
 class Nesterov:
     """Nesterov's momentum as in DiLoCo's outer step (arXiv 2311.08105, section 2); no weight decay.
 
-    Each operation rounds once, so pieces may be cut anywhere. plain: the first updates, which have no momentum and leave
-    none.
+    Each operation rounds once, so pieces may be cut anywhere. plain: the first updates, which have no momentum and
+    leave none.
     """
 
     momentum: float = 0.9

@@ -141,7 +141,6 @@ class Agreement:
 
     def offer(self, rate: float, buffers: Sequence[Tensor], present: Sequence[bool], buckets: Sequence[int]) -> None:
         """Compute the new weights in these buckets and bring everybody's together, without changing any."""
-        self._open = rate, buffers, present, buckets
         looked: list[Region] = []
 
         def write(bucket: int, out: Tensor) -> None:
@@ -150,7 +149,8 @@ class Agreement:
             self.check_within(looked[-1])
             self.state.propose(bucket, out, buffers[0], rate, present)
 
-        self._exchange.gather(self.commits, write, buffers, buckets)
+        news = self._exchange.gather(self.commits, write, buffers, buckets)
+        self._open = rate, buffers, present, buckets, news
         self.check(looked)
         self.ready = True
 
@@ -165,10 +165,10 @@ class Agreement:
             self.apply()
 
     def apply(self) -> None:
-        rate, buffers, present, buckets = self._open
+        rate, buffers, present, buckets, news = self._open
         self.commits += 1
         self._rest()
-        self.state.commit(buffers[0], rate, present, buckets)
+        self.state.commit(buffers[0], news, rate, present, buckets)
         self.state.feedback.keep(buffers, present, buckets)
         self.ready = False
         if self.state.seal:

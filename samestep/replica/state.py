@@ -18,9 +18,12 @@ from samestep.replica.carried import Carried, Units
 from samestep.replica.feedback import Feedback
 from samestep.replica.seal import Rest, Seal
 from samestep.replica.told import Told, blank
+from samestep.sync.exchange import News
 from samestep.sync.flat import cut, flatten
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout, Piece, Region
+
+PORTION = 1 << 17  # elements whose new weights are computed at once: copies that stay in the cache cost a third less
 
 Moments = dict[Region, list[Tensor]]  # of each region that is held, one tensor a moment; masters count as one
 
@@ -114,16 +117,20 @@ class State:
 
     def propose(self, bucket: int, out: Tensor, gradient: Tensor, rate: float, present: Sequence[bool]) -> None:
         """Write the new weights of the owned region of a bucket to `out`; change nothing else."""
-        region = self._share.owned[bucket]
-        if region.size:
-            weights, copies = cut(self.weights, region), [kept.clone() for kept in self.moments[region]]
-            out.copy_(copies.pop() if self._told.masters else weights)
-            self._update(region, out, cut(gradient, region), copies, rate, present)
-            self._told.news(out, weights)
+        whole = self._share.owned[bucket]
+        for part in self._layout.portions(whole, PORTION):
+            within = Region(part.start - whole.start, part.stop - whole.start)
+            new, weights = cut(out, within), cut(self.weights, part)
+            copies = [cut(kept, within).clone() for kept in self.moments[whole]]
+            new.copy_(copies.pop() if self._told.masters else weights)
+            self._update(part, new, cut(gradient, part), copies, rate, present)
+            self._told.news(new, weights)
 
-    def commit(self, gathered: Tensor, rate: float, present: Sequence[bool], buckets: Sequence[int]) -> None:
+    def commit(
+        self, gathered: Tensor, news: News, rate: float, present: Sequence[bool], buckets: Sequence[int]
+    ) -> None:
         """In these buckets update what is held in place (`gathered` has its gradient there) and take the rest from
-        `gathered`; the seal is renewed.
+        `news`, or else from `gathered`; the seal is renewed.
         """
         for bucket in buckets:
             regions = self._share.held[bucket]
@@ -134,8 +141,9 @@ class State:
                     self._told.settle(weights, moments[-1])
                 else:
                     self._update(region, weights, gradient, moments, rate, present)
-            for other in _between(sorted(regions.values()), self._layout.bucket_region(bucket)):
-                self._told.take(cut(self.weights, other), cut(gathered, other))
+            others = _between(sorted(regions.values()), self._layout.bucket_region(bucket))
+            for other, values in news.get(bucket) or [(other, cut(gathered, other)) for other in others]:
+                self._told.take(cut(self.weights, other), values)
             if self.seal:
                 self.seal.renew_within(self._layout.bucket_region(bucket))
         self.updates = [count + there for count, there in zip(self.updates, present, strict=True)]

@@ -4,6 +4,7 @@ Replica r sends, for each bucket, the partial sums of its lanes to the owner of 
 in the tree's order. Only the order of additions matters for the bits, and it never mentions a replica.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,12 +13,12 @@ import torch
 from torch import Tensor
 
 from samestep.sync import tree
-from samestep.sync.exchange import Propose
+from samestep.sync.exchange import News, Propose
 from samestep.sync.flat import cut
 from samestep.sync.share import Share, held, holders, turns
 from samestep.sync.slices import Layout, Region
 from samestep.sync.tree import Node
-from samestep.wire.collective import Collective, Loan, Operation, Tag, Work
+from samestep.wire.collective import Collective, Loan, Messages, Operation, Tag
 
 WINDOW = 2  # buckets on their way at once: 4 were no faster
 
@@ -73,11 +74,15 @@ class Exact:
         self._slot = self._largest * sum(len(self._parts[r]) for r in self._peers)  # a bucket's partial sums
         # Not written, and so no memory yet, where the transport shows what the peers have.
         self._scratch = torch.empty(WINDOW * self._slot, device=device, dtype=dtype)
-        self._new = wire.memory(WINDOW * self._largest if self._peers else 0, self._scratch)
+        self._places_of_new = list(itertools.accumulate((r.size for r in self.share.owned), initial=0))
+        self._new = wire.memory(self._places_of_new[-1] if self._peers else 0, self._scratch)
         self._lent: list[Loan] = []
+        self._told: list[Loan] = []
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         """Never blocks: a bucket that finds the window full is sent later."""
+        for loan in self._told:
+            loan.release()
         self._waiting.append((step, bucket, buffers))
         self._advance(block=False)
 
@@ -105,23 +110,28 @@ class Exact:
         loan = self._wire.borrow(Tag(step, Operation.REDUCE, bucket), sends, self._places(bucket, region.size))
         self._under_way.append(_UnderWay(loan, sums, sums[mine[0]]))
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
-        """The others' new weights arrive in the first buffer, whose gradients they do not need any more."""
-        if not self._peers:
-            return
-        works: deque[Work] = deque()
-        for bucket in buckets:
-            if len(works) == WINDOW:
-                works.popleft().wait()
-            start, region = self._largest * (bucket % WINDOW), self.share.owned[bucket]
-            new = self._new[start : start + region.size]
-            propose(bucket, new)
-            gradient = cut(buffers[0], region)
-            sends = {r: [gradient if r in self._holders else new] for r in self._peers}
-            receives = {r: [cut(buffers[0], self._owned_by(bucket, r))] for r in self._peers}
-            works.append(self._wire.exchange(Tag(step, Operation.GATHER, bucket), sends, receives))
-        for work in works:
-            work.wait()
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
+        """The others' new weights stay where they are told, if this replica can read them there."""
+        for loan in self._told:
+            loan.returned()
+        self._told = [self._tell(step, bucket, propose, buffers[0]) for bucket in buckets] if self._peers else []
+        return {b: self._take(b, loan.wait(), buffers[0]) for b, loan in zip(buckets, self._told, strict=False)}
+
+    def _tell(self, step: int, bucket: int, propose: Propose, gathered: Tensor) -> Loan:
+        start, region = self._places_of_new[bucket], self.share.owned[bucket]
+        new, gradient = self._new[start : start + region.size], cut(gathered, region)
+        propose(bucket, new)
+        sends = {r: [gradient if r in self._holders else new] for r in self._peers}
+        receives = {r: [cut(gathered, self._owned_by(bucket, r))] for r in self._peers}
+        return self._wire.borrow(Tag(step, Operation.GATHER, bucket), sends, receives)
+
+    def _take(self, bucket: int, told: Messages, gathered: Tensor) -> list[tuple[Region, Tensor]]:
+        """What is new of a bucket, by region. The gradients of what this replica holds too are copied."""
+        found = {rank: (self._owned_by(bucket, rank), values) for rank, (values,) in told.items()}
+        for rank in self.share.held[bucket].keys() & found.keys():
+            region, values = found.pop(rank)
+            cut(gathered, region).copy_(values)
+        return list(found.values())
 
     def _owned_by(self, bucket: int, rank: int) -> Region:
         return self._layout.owned(bucket, rank, self._wire.size)

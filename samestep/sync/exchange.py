@@ -1,12 +1,14 @@
 """What a strategy is: who adds which gradients, who updates which slices, what is sent when."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from torch import Tensor
 
 from samestep.sync.share import Share
+from samestep.sync.slices import Region
 
+News = Mapping[int, Sequence[tuple[Region, Tensor]]]  # by bucket: regions, and what was told of them
 Propose = Callable[[int, Tensor], None]  # (bucket, out): write the new weights of its owned region to out
 
 
@@ -23,7 +25,7 @@ class Exchange(Protocol):
     def finish(self) -> None:
         """Complete all reductions: the owned regions of the first buffer hold the step's gradient."""
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
-        """Bring into the first buffer, for these buckets, the gradient of the regions held and of all others the new
-        weights.
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
+        """Bring into the first buffer, for these buckets, the gradient of the regions held. Of all others the new
+        weights are there too, but for buckets that are returned: theirs lie elsewhere, to be read until the next start.
         """

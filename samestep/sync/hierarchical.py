@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samestep.sync import relays, tree
 from samestep.sync.exact import WINDOW, add_up, share
-from samestep.sync.exchange import Propose
+from samestep.sync.exchange import News, Propose
 from samestep.sync.flat import cut
 from samestep.sync.share import holders
 from samestep.sync.slices import Layout, Region
@@ -91,7 +91,7 @@ class Hierarchical:
             loan.returned()
         self._lent.clear()
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
         """What is new elsewhere arrives in the first buffer, whose gradients are not needed there any more."""
         told: deque[tuple[int, Work]] = deque()
         passed: deque[Work] = deque()
@@ -103,6 +103,7 @@ class Hierarchical:
             self._pass_on(step, told, passed, buffers[0])
         for work in passed:
             work.wait()
+        return {}
 
     # Sums
 

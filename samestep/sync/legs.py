@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 
 class Legs(NamedTuple):
-    """every: steps between two meetings about the same weights. fragments: parts that meet in turn. steps, together: see
-    above.
+    """every: steps between two meetings about the same weights. fragments: parts that meet in turn. steps, together:
+    see above.
     """
 
     every: int

@@ -24,7 +24,7 @@ class _OnTheWay(NamedTuple):
     told: list[tuple[Tensor, Tensor]]  # what arrives, and where it belongs once it is decoded
 
 
-class News:
+class Telling:
     """One replica's part in the gather."""
 
     def __init__(self, format: str, wire: Collective, layout: Layout, share: Share, copies: int) -> None:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from samestep.sync.exact import Exact
-from samestep.sync.exchange import Propose
+from samestep.sync.exchange import News, Propose
 from samestep.sync.halves import Halves
-from samestep.sync.news import News
+from samestep.sync.news import Telling
 from samestep.sync.share import Share
 from samestep.sync.slices import Layout
 from samestep.sync.wholes import Wholes
@@ -47,7 +47,7 @@ class Rounded:
     ) -> None:
         self._sums = SUMS[formats.sums](wire, layout, lanes, copies, device)
         self.share = self._sums.share
-        self._news = News(formats.weights, wire, layout, self.share, copies)
+        self._news = Telling(formats.weights, wire, layout, self.share, copies)
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         self._sums.start(step, bucket, buffers)
@@ -55,5 +55,6 @@ class Rounded:
     def finish(self) -> None:
         self._sums.finish()
 
-    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> None:
+    def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
         self._news.gather(step, propose, buffers, buckets)
+        return {}

@@ -67,6 +67,11 @@ class Layout:
         low, high = (min(self.total, self.slice * (len(self.pieces) * k // of)) for k in (number, number + 1))
         return Region(low, high)
 
+    def portions(self, region: Region, size: int) -> list[Region]:
+        """A region that is made of whole slices in parts of whole slices, of about `size` where slices are smaller."""
+        step = self.slice * max(1, size // self.slice)
+        return [Region(at, min(at + step, region.stop)) for at in range(region.start, region.stop, step)]
+
     def pieces_in(self, region: Region) -> Iterator[tuple[int, Piece]]:
         """(slice, piece) of a region that is made of whole slices."""
         for index in range(region.start // self.slice, -(-region.stop // self.slice)):

@@ -5,7 +5,10 @@ from bug import Bug
 DISAGREE = "contracts/test_wire.py::test_replicas_that_disagree_get_an_error_and_no_garbage"
 COPIES = "contracts/test_strategies.py::test_copies_of_the_moments_change_no_bit"
 FRAMES = "wire/frames.py"
-GATHER = "        self._exchange.gather(self.commits, write, buffers, buckets)\n"
+GATHER = (
+    "        news = self._exchange.gather(self.commits, write, buffers, buckets)\n"
+    "        self._open = rate, buffers, present, buckets, news\n"
+)
 
 BUGS = [
     Bug(
@@ -109,8 +112,8 @@ BUGS = [
     Bug(
         "computing new weights moves the moments",
         "replica/state.py",
-        "[kept.clone() for kept in self.moments[region]]",
-        "self.moments[region]",
+        "[cut(kept, within).clone() for kept in self.moments[whole]]",
+        "[cut(kept, within) for kept in self.moments[whole]]",
         "same/test_abandoned_step.py",
     ),
     Bug(

@@ -58,8 +58,8 @@ BUGS = [
     Bug(
         "new weights are computed from those that were told",
         "replica/state.py",
-        "out.copy_(copies.pop() if self._told.masters else weights)",
-        "del copies[self._rule.moments :]\n            out.copy_(weights)",
+        "new.copy_(copies.pop() if self._told.masters else weights)",
+        "del copies[self._rule.moments :]\n            new.copy_(weights)",
         LAWS + "test_copies_of_moments_and_masters_change_no_bit",
     ),
     Bug(

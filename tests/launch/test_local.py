@@ -12,6 +12,7 @@ from samestep.errors import ClusterError, DataError, SamestepError
 from samestep.launch.child import MALLOC
 from samestep.launch.engine import Program
 from samestep.launch.local import Local
+from samestep.launch.manners import scheduled
 from samestep.recover.protocol import Terms
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
@@ -48,6 +49,18 @@ def test_every_replica_gets_its_place_and_its_events_arrive_with_its_rank():
     events = run("control.send({'event': 'x', 'size': len(formation.members), 'word': control.place.work['word']})")
     assert sorted(e["rank"] for e in events) == [0, 1, 2]
     assert all(e["size"] == 3 and e["word"] == "hello" for e in events)
+
+
+@pytest.mark.parametrize("usual", [os.SCHED_OTHER, os.SCHED_BATCH])
+def test_only_the_engine_gives_way_to_replicas_and_only_while_it_runs(usual):
+    policies = []
+    body = "control.send({'event': 'policy', 'is': os.sched_getscheduler(0)})"
+    program = Program([sys.executable, "-c", PRELUDE + body])
+    with scheduled(usual):
+        hear = lambda event: policies.append((os.sched_getscheduler(0), event.get("is", usual)))  # noqa: E731
+        Local().run(program, Terms(2, 8), hear)
+        assert os.sched_getscheduler(0) == usual
+    assert set(policies) == {(os.SCHED_BATCH, usual)} and len(policies) > 2
 
 
 def test_many_events_sent_just_before_the_end_all_arrive():
@@ -138,6 +151,7 @@ def test_no_replica_and_no_port_is_left_when_the_engine_is_killed():
     script = f"""
 import sys
 from samestep.launch.local import Local
+from samestep.launch.manners import scheduled
 from samestep.launch.engine import Program
 from samestep.recover.protocol import Terms
 tell = lambda e: print(e["rank"], flush=True) if e["event"] == "x" else None
