@@ -6,8 +6,10 @@ so do large ones where no shared memory can be had. No thread: as nothing has to
 a replica computes. All methods but `cancel`, `end` and `wake` are for one thread.
 """
 
+import os
 import select
 import socket
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -21,6 +23,7 @@ from samestep.wire.frames import HEADER
 from samestep.wire.peer import RELEASED, Account, Arrival, Copy, Due, Lent, Peer
 from samestep.wire.segments import Place, Segments
 
+SPIN = 1e-4  # seconds to look again and again, with a core for each replica: to be woken takes half of that
 INLINE = 4096  # bytes up to which a payload follows its header rather than being copied to shared memory
 
 
@@ -86,6 +89,7 @@ class SharedMemory:
         self._failure: Exception | None = None
         self._cancelled: Exception | None = None
         self._closed = False
+        self._cores = len(os.sched_getaffinity(0))
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
         self._poll = select.poll()
@@ -143,7 +147,11 @@ class SharedMemory:
         """Wait for anything to come, and take it in. Raises what ended the transport."""
         if failure := self._ended():
             raise failure
-        self._take_in(None)
+        until = time.perf_counter() + SPIN if self._cores >= self.size else 0.0
+        while not self._take_in(0):
+            if time.perf_counter() >= until:
+                self._take_in(None)
+                return
 
     def look(self) -> bool:
         """Take in what has come. Whether the transport has ended, so that a wait would raise at once."""
@@ -244,15 +252,18 @@ class SharedMemory:
         while peer.due and peer.early and not self._failure:
             self._match(peer, peer.early.popleft())
 
-    def _take_in(self, milliseconds: int | None) -> None:
+    def _take_in(self, milliseconds: int | None) -> bool:
+        """Whether anything has come."""
         self.flush()
         self._note_interests()
-        for descriptor, events in self._poll.poll(milliseconds):
+        happened = self._poll.poll(milliseconds)
+        for descriptor, events in happened:
             if descriptor == self._wake_read.fileno():
                 self._wake_read.recv(4096)
             else:
                 self._serve(self._by_descriptor[descriptor], events)
         self.flush()
+        return bool(happened)
 
     def _note_interests(self) -> None:
         for peer in self._peers.values():
