@@ -14,8 +14,8 @@ would have ended. Two things are measured, and put together:
             under samestep on the number of replicas (2 here, the fastest on 2 cores). DDP makes 200 steps, the others
             as many more as they need to reach its loss, at most MOST
     steps   seconds of a step on 4 hosts, network namespaces whose links pass so many bits a second each way, one after
-            the other: medians of single steps, under diloco the mean over the steps of a period. The first steps warm
-            up and do not count. `alone` sends nothing at all. `pilot` is what samestep expects there, and would take
+            the other: medians of single steps, under diloco the mean over the steps of a period, and beside it the
+            first steps, after which islands meet each time. Steps that warm up do not count. `alone` sends nothing at all. `pilot` is what samestep expects there, and would take
 
 In the report, of each rate: `seconds` is the time to the held-out loss that DDP has after 200 steps, the number of
 steps (on the line between two evaluations) times the seconds of one; `over_ddp` and `over_alone` divide it by the time
@@ -46,8 +46,10 @@ WARM_UP = 2
 TIMED = {"10gbit": 5, "1gbit": 5, "100mbit": 5, "20mbit": 3}  # steps
 RATES = {"10gbit": 10**10, "1gbit": 10**9, "100mbit": 10**8, "20mbit": 2 * 10**7}  # bits a second
 TORCH = ("ddp", "powersgd", "alone")
-DILOCO = {"strategy": "diloco", "diloco": {"islands": REPLICAS, "every": EVERY}}
-STREAMING = {"strategy": "diloco", "diloco": DILOCO["diloco"] | {"fragments": 4, "overlap": 1}}
+# From scratch an outer momentum hurt in so few steps, and islands part fastest in the first ones.
+TERMS = {"islands": REPLICAS, "every": EVERY, "together": 20, "rate": 1.0, "momentum": 0.0}
+DILOCO = {"strategy": "diloco", "diloco": TERMS}
+STREAMING = {"strategy": "diloco", "diloco": TERMS | {"fragments": 4, "overlap": 1}}
 SAMESTEP = {  # by method, the section sync of its recipe
     "exact": {},
     "bfloat16": {"wire": "bfloat16"},
@@ -173,10 +175,16 @@ def order(number: int, arguments: argparse.Namespace) -> list[str]:
 
 def timed(method: str, rate: str, places: dict) -> list[float]:
     recipe = RECIPE | {"sync": SAMESTEP.get(method, {}), "run": {"replicas": REPLICAS, "hosts": places}}
-    stop = EVERY if "diloco" in str(recipe["sync"]) else WARM_UP + TIMED[rate]
+    stop = WARM_UP + TIMED[rate]
+    if of_islands(method):  # some of the first steps, after which all meet, then a period
+        stop = WARM_UP + 2 + EVERY
+        few = recipe["sync"]["diloco"] | {"together": WARM_UP + 2}
+        recipe["sync"] = recipe["sync"] | {"diloco": few}
     began = time.monotonic()
     heard = [e for e in run(method, recipe, stop) if e["event"] == "step" and e.get("rank", 0) == 0]
-    say(f"{rate}: {method} took {time.monotonic() - began:.0f} s, a step {step_seconds(each_step(heard)):.3f} s")
+    say(
+        f"{rate}: {method} took {time.monotonic() - began:.0f} s, a step {step_seconds(method, each_step(heard)):.3f} s"
+    )
     return each_step(heard)
 
 
@@ -265,11 +273,18 @@ def hosts(rate: str) -> Iterator[dict]:
 # What follows from it
 
 
-def step_seconds(seconds: list[float], mean: bool = False) -> float:
-    """Of single steps: their median, or their mean, in which those that warmed up count as much as the median."""
-    counted = seconds[WARM_UP:] or seconds
-    middle = statistics.median(counted)
-    return (sum(counted) + (len(seconds) - len(counted)) * middle) / len(seconds) if mean else middle
+def of_islands(method: str) -> bool:
+    return "diloco" in str(SAMESTEP.get(method))
+
+
+def step_seconds(method: str, seconds: list[float]) -> float:
+    """Of single steps the median, of a period their mean."""
+    return statistics.mean(seconds[WARM_UP + 2 :]) if of_islands(method) else statistics.median(seconds[WARM_UP:])
+
+
+def first_seconds(method: str, seconds: list[float]) -> float:
+    """Of one of the first steps, after which islands meet each time."""
+    return statistics.median(seconds[WARM_UP : WARM_UP + 2]) if of_islands(method) else step_seconds(method, seconds)
 
 
 def report(found: dict) -> dict:
@@ -300,25 +315,25 @@ def of_rate(rounds: list[dict], learnt: dict) -> dict:
         values = [value for each in rounds if (value := of(each)) is not None]
         return round(statistics.median(values), 4) if values else None
 
-    def step(method: str) -> float | None:
-        mean = "diloco" in str(SAMESTEP.get(method))
-        return median(lambda each: step_seconds(each[method], mean) if each.get(method) else None)
+    def step(method: str, of: Callable[[str, list[float]], float] = step_seconds) -> float | None:
+        return median(lambda each: of(method, each[method]) if each.get(method) else None)
 
     def expected(method: str) -> float | None:
         return median(lambda each: each.get("pilot", {}).get("predicted", {}).get(method))
 
     seconds = {method: measured for method in METHODS if (measured := step(method)) is not None}
-    methods = {
-        method: of_method(seconds, method, learnt.get(method, {}).get("steps"), expected(method)) for method in seconds
-    }
+    methods = {}
+    for method in seconds:
+        steps = LEAST if method == "alone" else learnt.get(method, {}).get("steps")
+        longer = TERMS["together"] * (step(method, first_seconds) - seconds[method]) if of_islands(method) else 0.0
+        methods[method] = of_method(seconds, method, steps, longer, expected(method))
     taken = [each["pilot"]["auto"] for each in rounds if "pilot" in each]
     return {"methods": methods, "fastest": fastest(methods), "auto": [of_auto(seconds, method) for method in taken]}
 
 
-def of_method(seconds: dict, method: str, steps: float | None, predicted: float | None) -> dict:
-    """Steps are those that it takes to DDP's loss, or as many as DDP's where there is no such thing."""
-    steps = LEAST if method == "alone" else steps
-    total = steps and steps * seconds[method]
+def of_method(seconds: dict, method: str, steps: float | None, longer: float, predicted: float | None) -> dict:
+    """steps: that it takes to DDP's loss, if it gets there; longer: seconds that the first ones take more in all."""
+    total = steps and steps * seconds[method] + longer
 
     def over(other: str) -> float | None:
         return round(total / (LEAST * seconds[other]), 4) if total and other in seconds else None
