@@ -15,7 +15,8 @@ would have ended. Two things are measured, and put together:
             as many more as they need to reach its loss, at most MOST
     steps   seconds of a step on 4 hosts, network namespaces whose links pass so many bits a second each way, one after
             the other: medians of single steps, under diloco the mean over the steps of a period, and beside it the
-            first steps, after which islands meet each time. Steps that warm up do not count. `alone` sends nothing at all. `pilot` is what samestep expects there, and would take
+            first steps, after which islands meet each time. Steps that warm up do not count. `alone` sends nothing at
+            all. `pilot` is what samestep expects there, and would take
 
 In the report, of each rate: `seconds` is the time to the held-out loss that DDP has after 200 steps, the number of
 steps (on the line between two evaluations) times the seconds of one; `over_ddp` and `over_alone` divide it by the time
