@@ -3,7 +3,7 @@
     python benchmarks/exchange_gpu.py [--calls 50] > exchange_gpu.json
 
 One process a device, float32. `exact` is what `sync/exact.py` does with a bucket: each replica sends the others their
-parts, adds up its own in rank order, and sends the sum to all, by NCCL's point-to-point calls; `nccl` is its all-reduce.
+parts, adds up its own in rank order, and sends the sum to all, by NCCL's point-to-point calls; `nccl` its all-reduce.
 Both on the same tensors, in turn, timed by CUDA events; medians. NCCL wants a device for each replica, so where there
 are fewer than two nothing is measured, and the output says so.
 """
