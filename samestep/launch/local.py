@@ -201,7 +201,8 @@ class _Company:
         at = self._board.read(child.place.slot)
         error = self._causes.error(child, at)
         self._cause = self._cause or error
-        reason = str(error) if child.failure or child.silence else f"replica {child.replica} {child.end()}"
+        told = child.failure or child.silence or child.process.poll() is None  # which may only have lost its peers
+        reason = str(error) if told else f"replica {child.replica} {child.end()}"
         left = {"event": "left", "replica": child.replica, "step": at.step, "phase": at.phase.name.lower()}
         self._on_event(left | {"reason": reason})
         if self._rank(child.replica) is not None:

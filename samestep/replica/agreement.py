@@ -169,6 +169,7 @@ class Agreement:
         self.commits += 1
         self._rest()
         self.state.commit(buffers[0], news, rate, present, buckets)
+        self._exchange.release()
         self.state.feedback.keep(buffers, present, buckets)
         self.ready = False
         if self.state.seal:

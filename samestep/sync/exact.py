@@ -81,8 +81,6 @@ class Exact:
 
     def start(self, step: int, bucket: int, buffers: Sequence[Tensor]) -> None:
         """Never blocks: a bucket that finds the window full is sent later."""
-        for loan in self._told:
-            loan.release()
         self._waiting.append((step, bucket, buffers))
         self._advance(block=False)
 
@@ -116,6 +114,10 @@ class Exact:
             loan.returned()
         self._told = [self._tell(step, bucket, propose, buffers[0]) for bucket in buckets] if self._peers else []
         return {b: self._take(b, loan.wait(), buffers[0]) for b, loan in zip(buckets, self._told, strict=False)}
+
+    def release(self) -> None:
+        for loan in self._told:
+            loan.release()
 
     def _tell(self, step: int, bucket: int, propose: Propose, gathered: Tensor) -> Loan:
         start, region = self._places_of_new[bucket], self.share.owned[bucket]

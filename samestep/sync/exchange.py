@@ -27,5 +27,8 @@ class Exchange(Protocol):
 
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
         """Bring into the first buffer, for these buckets, the gradient of the regions held. Of all others the new
-        weights are there too, but for buckets that are returned: theirs lie elsewhere, to be read until the next start.
+        weights are there too, but for buckets that are returned: theirs lie elsewhere, to be read until `release`.
         """
+
+    def release(self) -> None:
+        """What `gather` has returned is not read any more. Until then a peer that ends is one that was lost."""

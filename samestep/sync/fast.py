@@ -37,3 +37,6 @@ class Fast:
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
         """Nothing: all regions are owned by all."""
         return {}
+
+    def release(self) -> None:
+        """Nothing: all is in the first buffer."""

@@ -105,6 +105,9 @@ class Hierarchical:
             work.wait()
         return {}
 
+    def release(self) -> None:
+        """Nothing: all is in the first buffer."""
+
     # Sums
 
     def _advance(self, block: bool) -> None:

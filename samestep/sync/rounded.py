@@ -58,3 +58,6 @@ class Rounded:
     def gather(self, step: int, propose: Propose, buffers: Sequence[Tensor], buckets: Sequence[int]) -> News:
         self._news.gather(step, propose, buffers, buckets)
         return {}
+
+    def release(self) -> None:
+        """Nothing: all is in the first buffer."""

@@ -134,6 +134,7 @@ class SharedMemory:
         if self._closed:
             return
         self._closed = True
+        self.flush()  # to those who go on, what is not released is lost with this replica
         self._fail(PeerLost("this replica has left the generation"))
         for peer in self._peers.values():
             peer.connection.close()

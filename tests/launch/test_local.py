@@ -188,6 +188,12 @@ def test_ctrl_c_in_the_engine_ends_all_replicas():
         )
 
 
+def test_where_one_ends_early_and_the_others_only_lost_it_the_run_ends_too():
+    body = "if rank: control.send({'event': 'waiting'}); time.sleep(60)"
+    with pytest.raises(ClusterError, match=r"lost its peers, and none of them has ended .* all others were stopped"):
+        run(body)
+
+
 SURVIVE = """
 generation = formation.generation
 def wait(held, ready=False):

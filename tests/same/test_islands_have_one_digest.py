@@ -16,7 +16,7 @@ STREAMING = DILOCO | {
     "sync.diloco.fragments": 2,
     "sync.diloco.overlap": 1,
     "sync.diloco.mix": 0.5,
-    "sync.diloco.together": 5,
+    "sync.diloco.together": 4,
 }
 KINDS = {"diloco": DILOCO, "streaming": STREAMING}
 

@@ -86,6 +86,18 @@ def test_a_loan_is_not_returned_before_the_borrower_has_released_it():
         assert came_back.is_set()
 
 
+def test_who_ends_has_told_what_it_released_so_that_others_go_on_without_it():
+    with two() as (one, other):
+        one.borrow(Tag(0, Operation.GATHER), {1: [in_memory(one, 5000, 1.0)]}, {})
+        loan = other.borrow(Tag(0, Operation.GATHER), {}, {0: [torch.empty(5000)]})
+        loan.wait()
+        loan.release()
+        other.close()
+        while not one._peers[1].gone:
+            one._take_in(1000)
+        assert one._ended() is None
+
+
 def test_what_comes_before_it_is_due_is_kept():
     """Whoever waits for what it lent may find the peer's next message first."""
     with two() as (one, other):
