@@ -139,6 +139,28 @@ def check(
 
 
 @app.command()
+def doctor(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="A recipe, to look at what it needs.")
+    ] = None,
+    overrides: Overrides = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
+    run: Annotated[Path | None, typer.Option(help="The folder where the run is to be.")] = None,
+    hosts: Annotated[str, typer.Option(help="Names or addresses to look up and call: a,b,c.")] = "",
+    ports: Annotated[str, typer.Option(help="Ports that must be free: 9100,29500.")] = "",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look at the machines and say what on them would hold up a run or end it."""
+    from samestep.verbs import doctor as verb
+
+    changes = _with_replicas(overrides, replicas)
+    found = verb.doctor(recipe, changes, run, verb.words(hosts), verb.numbers(ports))
+    _show(as_json, verb.as_dict(found), list(verb.lines(found, colour=sys.stdout.isatty())))
+    raise typer.Exit(4 if found.fails else 0)
+
+
+@app.command()
 def audit(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     as_json: Json = False,

@@ -166,18 +166,30 @@ def _token_ids(tokenizer: Config) -> dict[str, int]:
     return {**vocabulary, **{added["content"]: added["id"] for added in tokenizer.get("added_tokens", [])}}
 
 
+def cached(name: str) -> Path | None:
+    """The folder of a hub model in the local cache, where it is whole there. Asks nobody."""
+    try:
+        folder = _fetched(name, local=True)
+    except (OSError, ValueError):  # what huggingface_hub raises for caches, networks and names
+        return None
+    return folder if any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)) else None
+
+
 def _snapshot(name: str) -> Path:
     """The folder of a hub model: from the local cache where it is whole there, else from the hub."""
-    from huggingface_hub import snapshot_download
-
-    for cached in (True, False):
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=FROM_HUB, local_files_only=cached))
-            if not cached or any((folder / weights).is_file() for weights in (WEIGHTS, INDEX)):
-                return folder
-        except (OSError, ValueError) as error:  # what huggingface_hub raises for caches, networks and names
-            reason = str(error).partition("\n")[0]
+    if folder := cached(name):
+        return folder
+    try:
+        return _fetched(name, local=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
     raise RecipeError(
         f"model.name asks for {name}, which is not in the local hub cache and did not come from the hub ({reason}); "
         "check the name and the network, or set model.path to a folder that holds it"
     )
+
+
+def _fetched(name: str, local: bool) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, allow_patterns=FROM_HUB, local_files_only=local))
