@@ -99,7 +99,7 @@ def diagnosed(asked: Asked) -> Diagnosis:
             *devices.judge(gpus, tried),
             *(finding for use in seen for finding in _folder(use, asked.folders[use], seen[use], need)),
             *_apart(asked, seen),
-            *_names(own, leads),
+            *names.own(leads, own),
             *_others(asked, leads),
             *ports.judge(asked.ports, [ports.read(port) for port in asked.ports]),
             *of_recipe,
@@ -143,20 +143,14 @@ def _apart(asked: Asked, seen: dict[str, Answer]) -> list[Finding]:
     return [warning("alternate", what, "choose a folder on another disk")]
 
 
-def _names(own: str, leads: Answer) -> list[Finding]:
-    if "error" in leads and own not in leads:
-        return [failure("names", f"names cannot be looked up ({leads['error']})", "see the other findings")]
-    return names.own(leads, leads.get("late"), own)
-
-
 def _others(asked: Asked, leads: Answer) -> list[Finding]:
     if not asked.hosts:
         return []
-    if not leads.keys() >= set(asked.hosts):
+    if "found" not in leads:
         return [
             failure("hosts", f"{', '.join(asked.hosts)} cannot be looked up", "mend /etc/resolv.conf or /etc/hosts")
         ]
-    found = {name: leads[name] for name in asked.hosts}
+    found = {name: leads["found"][name] for name in asked.hosts}
     calls = [names.call(name, said[0]) for name, said in found.items() if not isinstance(said, str)]
     return names.others(found, calls)
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+SLICE = 0.25  # seconds of waiting: where this process itself did not run, as under a debugger, at most one is lost
 LAST = 1.0  # seconds that a process has to clean up behind itself
 
 Answer = dict[str, Any]
@@ -33,15 +34,22 @@ def answer(asked: Asked, seconds: float) -> Answer:
     """What it has said. `late` where it has not within so many seconds, `error` where it could not."""
     if isinstance(asked, OSError):
         return {"error": f"no process can be started: {asked.strerror}"}
-    try:
-        said, complained = asked.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
+    said, complained = _spoken(asked, seconds)
+    if asked.poll() is None:
         _end(asked)
         return {"late": seconds}
     if asked.returncode == 0:
         found: Answer = json.loads(said.splitlines()[-1])
         return found
     return {"error": (complained.strip().splitlines() or [f"it ended with code {asked.returncode}"])[-1]}
+
+
+def _spoken(process: subprocess.Popen[str], seconds: float) -> tuple[str, str]:
+    """All that it says until its end; nothing where that has not come."""
+    for _ in range(round(seconds / SLICE)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=SLICE)
+    return "", ""
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,4 +1,4 @@
-"""How much of the machine this user may have, against what a recipe needs: processors, memory, files, processes, time."""
+"""How much of the machine this user may have, against what a recipe needs: cores, memory, files, processes, time."""
 
 import math
 import os

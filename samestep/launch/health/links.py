@@ -7,12 +7,12 @@ import secrets
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from samestep import units
+from samestep.launch.health.ask import SLICE
 from samestep.launch.health.finding import Finding, Need, failure, looked, warning
 from samestep.launch.hosts import Host
 
@@ -98,9 +98,9 @@ def _said(process: subprocess.Popen[bytes] | OSError, seconds: float) -> Facts:
     if isinstance(process, OSError):
         return {"error": str(process)}
     assert process.stdout is not None and process.stderr is not None
-    until, line = time.monotonic() + seconds, b""
+    line = b""
     while not line.endswith(b"\n"):
-        if not select.select([process.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+        if not any(select.select([process.stdout], [], [], SLICE)[0] for _ in range(round(seconds / SLICE))):
             return {"error": f"nothing was heard for {seconds:.0f} s"}
         more = os.read(process.stdout.fileno(), 1 << 16)
         if not more:

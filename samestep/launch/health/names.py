@@ -1,18 +1,20 @@
 """What names lead to, looked up in a process of its own: a name server that is gone takes long to tell.
 
-python -m samestep.launch.health.names NAME...      prints the addresses, or the error, of each as JSON
+python -m samestep.launch.health.names NAME...      prints the addresses of each, or the error, and the time
 """
 
 import ipaddress
 import json
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from samestep.launch.health.finding import Finding, failure, looked, warning
 
-PATIENCE = 2.0  # seconds to look all of them up
+PATIENCE = 8.0  # seconds until nothing more is waited for
+LONG = 2.0  # seconds to look up all of them
 ANSWER = 2.0  # seconds that another host has to answer a call
 PORT = 45_000  # a free one on most machines, amid those at which replicas are called
 
@@ -28,8 +30,9 @@ class Call(NamedTuple):
     reason: str
 
 
-def look(names: Sequence[str]) -> dict[str, str | list[str]]:
-    return {name: _addresses(name) for name in names}
+def look(names: Sequence[str]) -> dict[str, Any]:
+    began = time.monotonic()
+    return {"found": {name: _addresses(name) for name in names}, "seconds": time.monotonic() - began}
 
 
 def _addresses(name: str) -> str | list[str]:
@@ -40,11 +43,14 @@ def _addresses(name: str) -> str | list[str]:
     return list(dict.fromkeys(str(place[0]) for *_, place in found))
 
 
-def own(found: Found, late: float | None, name: str) -> list[Finding]:
-    """What is said of this machine's own `name` and of localhost. late: seconds in which nothing was said."""
-    if late is not None:
-        what = f"looking up {name} takes more than {late:.0f} s"
+def own(said: Mapping[str, Any], name: str) -> list[Finding]:
+    """What was said of this machine's own `name` and of localhost, among others."""
+    if "error" in said:
+        return [failure("names", f"names cannot be looked up ({said['error']})", "see the other findings")]
+    if "late" in said or said["seconds"] > LONG:
+        what = f"looking up {name} takes more than {said.get('late', LONG):.0f} s"
         return [warning("names", what, f"add `127.0.1.1 {name}` to /etc/hosts, or mend /etc/resolv.conf")]
+    found = said["found"]
     fix = "mend /etc/hosts: `127.0.0.1 localhost` and this machine's address with its name"
     mine, local = found[name], found["localhost"]
     bad = []
