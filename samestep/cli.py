@@ -145,7 +145,7 @@ def doctor(
     ] = None,
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
-    run: Annotated[Path | None, typer.Option(help="The folder where the run is to be.")] = None,
+    run: Annotated[str | None, typer.Option(help="The folder where the run is to be.")] = None,  # no stat: it may hang
     hosts: Annotated[str, typer.Option(help="Names or addresses to look up and call: a,b,c.")] = "",
     ports: Annotated[str, typer.Option(help="Ports that must be free: 9100,29500.")] = "",
     as_json: Json = False,
@@ -155,7 +155,7 @@ def doctor(
     from samestep.verbs import doctor as verb
 
     changes = _with_replicas(overrides, replicas)
-    found = verb.doctor(recipe, changes, run, verb.words(hosts), verb.numbers(ports))
+    found = verb.doctor(recipe, changes, Path(run) if run else None, verb.words(hosts), verb.numbers(ports))
     _show(as_json, verb.as_dict(found), list(verb.lines(found, colour=sys.stdout.isatty())))
     raise typer.Exit(4 if found.fails else 0)
 

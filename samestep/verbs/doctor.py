@@ -17,7 +17,7 @@ from samestep.recipe.schema import Model, Recipe
 from samestep.recover import alternate
 from samestep.recover.journal import NAME
 from samestep.verbs.needs import need_of, places_of
-from samestep.verbs.prepare import CACHE, anchored
+from samestep.verbs.places import anchored, cache_of
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Asked:
-    """recipe, base: None where none was given. folders: use -> where. hosts, ports: of the command line."""
+    """recipe: None where none was given. run, hosts, ports: of the command line. folders: use -> where."""
 
     recipe: Recipe | None
     base: Path
+    run: Path | None
     folders: dict[str, Path]
     hosts: Sequence[str]
     ports: Sequence[int]
@@ -54,7 +55,7 @@ def doctor(
     """
     base = path.resolve().parent if path else Path()
     recipe = anchored(load(path, overrides), base) if path else None
-    return diagnosed(Asked(recipe, base, _folders(recipe, run), hosts, taken))
+    return diagnosed(Asked(recipe, base, run, _folders(recipe, run), hosts, taken))
 
 
 def words(listed: str) -> list[str]:
@@ -73,7 +74,7 @@ def numbers(listed: str) -> list[int]:
 def _folders(recipe: Recipe | None, run: Path | None) -> dict[str, Path]:
     found = {"run folder": (run or Path("runs")).absolute()}
     if recipe is not None:
-        found["cache"] = Path(recipe.run.cache).expanduser().absolute() if recipe.run.cache else CACHE
+        found["cache"] = cache_of(recipe).absolute()
     if recipe is not None and recipe.run.alternate:
         found["alternate"] = Path(recipe.run.alternate)
     return found
@@ -97,7 +98,7 @@ def diagnosed(asked: Asked) -> Diagnosis:
             *kernel.judge(linux, need),
             *_packages(tried, need),
             *devices.judge(gpus, tried),
-            *(finding for use in seen for finding in _folder(use, asked.folders[use], seen[use], need)),
+            *(finding for use in seen for finding in _folder(asked, use, seen[use], need)),
             *_apart(asked, seen),
             *names.own(leads, own),
             *_others(asked, leads),
@@ -114,23 +115,25 @@ def _packages(tried: Answer, need: Need) -> list[Finding]:
     return libraries.judge(wanted, here, libraries.pinned(libraries.BESIDE), tried, need)
 
 
-def _folder(use: str, path: Path, seen: Answer, need: Need) -> list[Finding]:
+def _folder(asked: Asked, use: str, seen: Answer, need: Need) -> list[Finding]:
+    """One that does not answer is not touched from here."""
+    path = asked.folders[use]
     mount = folder.mount_of(path, Path("/proc/self/mountinfo").read_text())
-    return folder.judge(use, path, seen, mount, need) + (_used(path) if use == "run folder" else [])
+    given = use == "run folder" and asked.run is not None
+    return folder.judge(use, path, seen, mount, need) + (_used(path) if given and "free" in seen else [])
 
 
-def _used(path: Path) -> list[Finding]:
-    """Of the run folder, once it was given."""
-    if (path / NAME).exists():
-        return [warning("run folder", f"{path} holds a run", f"samestep resume {path}, or another --run to begin anew")]
-    if path.name != "runs" and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        return [failure("run folder", f"{path} is not an empty folder", "choose another with --run, or delete it")]
+def _used(run: Path) -> list[Finding]:
+    if (run / NAME).exists():
+        return [warning("run folder", f"{run} holds a run", f"samestep resume {run}, or another --run to begin anew")]
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        return [failure("run folder", f"{run} is not an empty folder", "choose another with --run, or delete it")]
     return []
 
 
 def _apart(asked: Asked, seen: dict[str, Answer]) -> list[Finding]:
     """An alternate is for when the run's own disk fails."""
-    if "alternate" not in asked.folders:
+    if "free" not in seen.get("alternate", {}):
         return []
     try:
         alternate.refuse_used(asked.folders["alternate"])

@@ -17,9 +17,8 @@ from samestep.recipe.load import load
 from samestep.recipe.schema import Data, Recipe, Sft
 from samestep.recover.holding import Holding
 from samestep.replica.job import Job
+from samestep.verbs.places import anchored, cache_of
 from samestep.verbs.room import held
-
-CACHE = Path.home() / ".cache" / "samestep"
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int], None]  # source, bytes of it that are done
@@ -79,14 +78,6 @@ def prepare(
     return Prepared(recipe, base, corpora, rows, _digest(plans), steps, holding)
 
 
-def anchored(recipe: Recipe, base: Path) -> Recipe:
-    """With an alternate that is found from anywhere, also once the recipe stands in the run folder."""
-    if recipe.run.alternate is None:
-        return recipe
-    alternate = (base / Path(recipe.run.alternate).expanduser()).resolve()
-    return recipe.model_copy(update={"run": recipe.run.model_copy(update={"alternate": str(alternate)})})
-
-
 def vocabulary_of(recipe: Recipe, data: Data, base: Path, say: Say) -> Vocabulary:
     """The tokenizer of `data.tokenizer`, else the model's own, else one trained on the sources."""
     folder = resolve(recipe.model, base)
@@ -97,7 +88,7 @@ def vocabulary_of(recipe: Recipe, data: Data, base: Path, say: Say) -> Vocabular
     size = recipe.model.vocabulary
     if recipe.model.config is not None:
         size = int(check_config(base / recipe.model.config).get("vocab_size", size))
-    return Vocabulary(trained(list(data.weights), data, base, size, _cache(recipe), say))
+    return Vocabulary(trained(list(data.weights), data, base, size, cache_of(recipe), say))
 
 
 def _corpora(recipe: Recipe, base: Path, say: Say, progress: Progress) -> dict[str, Corpus]:
@@ -113,7 +104,7 @@ def _corpora(recipe: Recipe, base: Path, say: Say, progress: Progress) -> dict[s
             objective.kind,
             train_on,
             vocabulary,
-            _cache(recipe),
+            cache_of(recipe),
             base,
             say,
             progress=lambda done: progress(source, done),
@@ -142,10 +133,6 @@ def _check_model(recipe: Recipe, base: Path, vocabulary: Vocabulary) -> None:
     if described:
         check_vocabulary(check_config(described), parse(vocabulary)[0], described)
         check_positions(check_config(described), recipe.data.context, described)
-
-
-def _cache(recipe: Recipe) -> Path:
-    return Path(recipe.run.cache).expanduser() if recipe.run.cache else CACHE
 
 
 def _digest(plans: Sequence[pack.Rows]) -> str:

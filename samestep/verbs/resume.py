@@ -20,7 +20,8 @@ from samestep.recover.folders import tidy
 from samestep.recover.journal import Journal
 from samestep.replica.job import Job
 from samestep.report.progress import progress, reading
-from samestep.verbs.prepare import Prepared, anchored, prepare
+from samestep.verbs.places import anchored
+from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.train import ENGINES, Summary, carry_out, chosen, opening
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number

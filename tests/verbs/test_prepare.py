@@ -12,7 +12,8 @@ from samestep.errors import DataError, RecipeError
 from samestep.recipe.schema import Recipe
 from samestep.replica.job import parse
 from samestep.replica.setup import feed_of, fixed_of
-from samestep.verbs.prepare import Prepared, anchored, prepare
+from samestep.verbs.places import anchored
+from samestep.verbs.prepare import Prepared, prepare
 
 WORDS = ["[end]", *(f"w{i}" for i in range(1, 40))]
 Make = Callable[..., Prepared]

@@ -20,7 +20,7 @@ from samestep.launch.health.finding import Finding, Need, failure, looked, warni
 from samestep.recover.disk import Disk
 
 PATIENCE = 10.0  # seconds until a disk counts as one that does not answer
-TIME, PIECE, PIECES = 0.5, 4 << 20, 4  # of the measurement: seconds at most, bytes, number
+TIME, PIECE, MOST = 0.5, 1 << 18, 16 << 20  # of the measurement: seconds, bytes at first, bytes in all
 SYNCS = 5
 SLOW_SYNC, SLOW = 0.25, 5e6  # seconds, bytes a second: of a disk that holds up a run
 FEW = 100  # files that may still be made
@@ -51,7 +51,7 @@ def _tried(probe: Path, free: int) -> Facts:
         for doing in ACTS:
             ACTS[doing](Disk(), probe)
         doing = "write and sync"
-        return {"sync": _sync(probe / "sync")} | ({"rate": _rate(probe / "rate")} if free > 64 * PIECE else {})
+        return {"sync": _sync(probe / "sync")} | ({"rate": _rate(probe / "rate")} if free > 16 * MOST else {})
     except OSError as error:
         return {"refused": doing, "errno": error.errno, "reason": error.strerror}
     finally:
@@ -96,9 +96,10 @@ def _rate(path: Path) -> float:
     """Bytes a second of what is synced as it is written."""
     began, written, piece = time.monotonic(), 0, os.urandom(PIECE)  # no file system makes it smaller
     with path.open("wb", buffering=0) as file:
-        while written < PIECES * PIECE and time.monotonic() - began < TIME:
+        while not written or (written < MOST and time.monotonic() - began < TIME):
             written += file.write(piece)
             os.fsync(file)
+            piece += piece
     return written / (time.monotonic() - began)
 
 

@@ -156,16 +156,17 @@ def _tick(connection: socket.socket) -> tuple[float, float]:
 
 
 def _rate(connection: socket.socket) -> float | None:
-    """Send for as long as the other counts."""
+    """Send for as long as the other counts. It hangs up where nothing comes."""
     until = time.monotonic() + PATIENCE + SKIPPED + MEASURED
     connection.sendall(b"d")
-    while time.monotonic() < until:
-        readable, writable, _ = select.select([connection], [connection], [], 0.1)
-        if readable:
-            count, seconds = RATE.unpack(_exactly(connection, RATE.size))
-            return float(count / seconds)
-        with contextlib.suppress(TimeoutError, BlockingIOError):
-            connection.send(CHUNK, socket.MSG_DONTWAIT) if writable else None
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        while time.monotonic() < until:
+            readable, writable, _ = select.select([connection], [connection], [], 0.1)
+            if readable:
+                count, seconds = RATE.unpack(_exactly(connection, RATE.size))
+                return float(count / seconds)
+            with contextlib.suppress(BlockingIOError):
+                connection.send(CHUNK, socket.MSG_DONTWAIT) if writable else None
     return None
 
 

@@ -31,9 +31,11 @@ WRITE, STATFS, RELEASE, FSYNC, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, FSYNCD
     30,
 )
 CREATE, INTERRUPT, BATCH_FORGET, RENAME2 = 35, 36, 42, 45
+BIG_WRITES = 1 << 5  # else each write is of a page
 HEAD = struct.Struct("<IIQQIIII")
 SAID = struct.Struct("<IiQ")
 SILENT = {FORGET, BATCH_FORGET, INTERRUPT}
+NAMING = {LOOKUP, MKDIR, CREATE, UNLINK, RMDIR, RENAME, RENAME2}
 EMPTY = {RELEASE, FSYNC, FLUSH, RELEASEDIR, FSYNCDIR, READDIR}
 
 
@@ -91,7 +93,7 @@ class _Tree:
         if call in EMPTY:
             return 0, b""
         if call == INIT:
-            return 0, struct.pack("<IIIIHHIIHHI7I", 7, 31, 1 << 17, 0, 16, 12, 1 << 17, 1, 0, 0, 0, *[0] * 7)
+            return 0, struct.pack("<IIIIHHIIHHI7I", 7, 31, 1 << 17, BIG_WRITES, 16, 12, 1 << 17, 1, 0, 0, 0, *[0] * 7)
         if call == STATFS:
             return 0, struct.pack("<5Q4I6I", 1 << 20, 1 << 20, 1 << 20, 1 << 20, 1 << 20, 4096, 255, 4096, 0, *[0] * 6)
         if call in (OPEN, OPENDIR):
@@ -102,7 +104,7 @@ class _Tree:
             _, offset, size = struct.unpack_from("<QQI", said)
             self._sizes[node] = max(self._sizes[node], offset + size)
             return 0, struct.pack("<II", size, 0)
-        return self._of_names(call, node, said)
+        return self._of_names(call, node, said) if call in NAMING else (errno.ENOSYS, b"")
 
     def _of_names(self, call, node, said):
         skipped = {MKDIR: 8, CREATE: 16, RENAME: 8, RENAME2: 16}.get(call, 0)
@@ -119,11 +121,9 @@ class _Tree:
         if call in (UNLINK, RMDIR):
             del here[name]
             return 0, b""
-        if call in (RENAME, RENAME2):
-            (to,) = struct.unpack_from("<Q", said)
-            self._names[to][others[0]] = here.pop(name)
-            return 0, b""
-        return errno.ENOSYS, b""
+        (to,) = struct.unpack_from("<Q", said)
+        self._names[to][others[0]] = here.pop(name)
+        return 0, b""
 
     def _entry(self, node):
         return struct.pack("<QQQQII", node, 0, 0, 0, 0, 0) + self._attributes(node)
