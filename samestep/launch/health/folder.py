@@ -127,8 +127,8 @@ def judge(use: str, folder: Path, facts: Facts, mount: Mount, need: Need) -> lis
     if "refused" in facts:
         return [_refused(use, folder, facts, mount)]
     shown = f"{folder}: {mount.kind}, {units.size(facts['free'])} free, a sync takes {units.duration(facts['sync'])}"
-    saves = use != "cache"
-    found = [*_kind(use, folder, mount), *(_room(use, folder, facts, need) if saves else []), *_speed(use, facts, need)]
+    found = [*_kind(use, folder, mount), *_room(use, folder, facts, need)] if use != "cache" else []
+    found += _speed(use, facts, need)
     return looked(use, shown, found)
 
 
@@ -148,7 +148,7 @@ def _refused(use: str, folder: Path, facts: Facts, mount: Mount) -> Finding:
 
 
 def _kind(use: str, folder: Path, mount: Mount) -> list[Finding]:
-    if mount.kind in MEMORY and use != "cache":
+    if mount.kind in MEMORY:
         what = f"{folder} is in memory ({mount.kind}): what is saved there is gone after a restart of the machine"
         return [warning(use, what, "choose a folder on a disk")]
     if mount.kind in FAR or mount.kind.startswith("fuse"):

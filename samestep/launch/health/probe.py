@@ -38,7 +38,7 @@ def main() -> None:
     try:
         listener = _listen(address)
     except OSError as error:
-        print(json.dumps({"refused": error.strerror, "errno": error.errno}), flush=True)
+        print(json.dumps({"refused": os.strerror(error.errno or 0), "errno": error.errno}), flush=True)
         return
     print(json.dumps(_about(listener.getsockname()[1], paths)), flush=True)
     threading.Thread(target=_serve, args=(listener, token.encode()), daemon=True).start()
