@@ -248,6 +248,43 @@ def init(
     _show(as_json, {"recipe": str(written)}, verb.lines(written))
 
 
+@app.command()
+def kubernetes(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    image: Annotated[str | None, typer.Option(help="The image that holds samestep.")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Number of replicas, a pod each (run.replicas).")] = None,
+    kind: Annotated[str, typer.Option(help="jobset, or trainjob of the Kubeflow Trainer.")] = "jobset",
+    name: Annotated[str | None, typer.Option(help="Of all that is made; default: the recipe's.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Default: that of kubectl.")] = None,
+    cpus: Annotated[str | None, typer.Option(help="A replica; default: compute.threads and one.")] = None,
+    memory: Annotated[str | None, typer.Option(help="A replica, 8Gi; default: by the model's size.")] = None,
+    gpus: Annotated[int, typer.Option(min=0, help="NVIDIA GPUs a replica.")] = 0,
+    save_seconds: Annotated[
+        float | None, typer.Option(min=0, help="What a checkpoint takes; default: by size.")
+    ] = None,
+    restarts: Annotated[int, typer.Option(min=0, help="After failures; being preempted is none.")] = 3,
+    claim: Annotated[str | None, typer.Option(help="A volume claim that is there, for the run folder.")] = None,
+    size: Annotated[str, typer.Option(help="Of the volume that is claimed otherwise.")] = "100Gi",
+    storage_class: Annotated[str | None, typer.Option(help="Of that volume; default: the cluster's.")] = None,
+    bucket: Annotated[str | None, typer.Option(help="gs://NAME in place of a volume (GKE).")] = None,
+    secret: Annotated[str | None, typer.Option(help="A Secret whose keys become environment variables.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="Of the pods, for access to buckets.")] = None,
+    node_selector: Annotated[list[str] | None, typer.Option(help="LABEL=VALUE of the nodes; several times.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Print the manifests that run a recipe on Kubernetes."""
+    from samestep.verbs import kubernetes as verb
+
+    volume = (claim, size, storage_class, bucket)
+    access = (secret, service_account, node_selector or [])
+    needs = (cpus, memory, gpus, save_seconds, restarts)
+    asked = verb.Asked(image, name, kind, namespace, *needs, *volume, *access)
+    printed = verb.kubernetes(recipe, _with_replicas(overrides, replicas), asked)
+    _show(as_json, verb.as_dict(printed), verb.lines(printed))
+
+
 def _with_replicas(overrides: list[str] | None, replicas: int | None) -> list[str]:
     return (overrides or []) + ([] if replicas is None else [f"run.replicas={replicas}"])
 
