@@ -30,7 +30,7 @@ def refused(path, *changes, **asked):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_printed_is_what_was_looked_at(kind, tiny):
-    """Written by: samestep kubernetes recipes/tiny.yaml --image ... --replicas 4 --gpus 1 --save-seconds 12 --kind KIND"""
+    """Written by: samestep kubernetes recipes/tiny.yaml --replicas 4 --gpus 1 --save-seconds 12 --kind ..."""
     found = text(tiny, "run.replicas=4", kind=kind, gpus=1, save_seconds=12)
     assert found == (GOLDEN / f"{kind}.yaml").read_text()
 

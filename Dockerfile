@@ -1,0 +1,31 @@
+# samestep with what it needs, for a CPU or, by another index of torch, for NVIDIA GPUs:
+#     docker build -t registry.example/samestep:0.1.0 .
+#     docker build -t registry.example/samestep:0.1.0-cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
+# Replicas of one run need one image: other versions may give other bits, and are refused.
+ARG PYTHON=3.11
+FROM python:${PYTHON}-slim
+
+# A user without rights, by number so that Kubernetes can see that it is not root. Mount the run folder at /run.
+RUN useradd --uid 1000 --create-home samestep
+
+ARG TORCH=2.13.0
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# torch first and with pip: what depends on it would otherwise bring its newest build, with CUDA.
+RUN pip install --no-cache-dir --disable-pip-version-check --index-url "${TORCH_INDEX}" "torch==${TORCH}"
+
+WORKDIR /opt/samestep
+COPY pyproject.toml README.md LICENSE ./
+COPY samestep ./samestep
+COPY recipes ./recipes
+# Extras: s3 reads data from buckets. The libraries are held to what pyproject.toml allows.
+ARG EXTRAS=s3
+# hadolint ignore=DL3013
+RUN pip install --no-cache-dir --disable-pip-version-check ".[${EXTRAS}]"
+
+USER 1000
+WORKDIR /home/samestep
+
+# A run ends by itself; nothing listens that could be asked whether it is well.
+HEALTHCHECK NONE
+ENTRYPOINT ["samestep"]
+CMD ["--help"]
