@@ -102,6 +102,55 @@ def pilot(
 
 
 @app.command()
+def simulate(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="Gives replicas, lanes and holders.")
+    ] = None,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Replicas; default: those of the recipe.")] = None,
+    step_seconds: Annotated[float, typer.Option(help="Of a step on these replicas, without failures.")] = 20.0,
+    days: Annotated[float, typer.Option(help="Simulated time.")] = 30.0,
+    devices: Annotated[int, typer.Option(min=1, help="Devices of a replica.")] = 1,
+    lanes: Annotated[int | None, typer.Option(min=1, help="Lanes of a step; default 16 a replica.")] = None,
+    spares: Annotated[int, typer.Option(min=0, help="More replicas than the step needs.")] = 0,
+    failures_per_device_day: Annotated[float | None, typer.Option(help="Default: as in Llama 3, 0.00047.")] = None,
+    preemptions_per_device_day: Annotated[float, typer.Option(help="Of spot machines.")] = 0.0,
+    slowdowns_per_device_day: Annotated[
+        float, typer.Option(help="A replica takes 1.5 times as long for a while.")
+    ] = 0.0,
+    together: Annotated[int, typer.Option(min=1, help="Replicas that are lost at once, as on a host.")] = 1,
+    checkpoint_seconds: Annotated[float, typer.Option(help="That a save holds all up.")] = 30.0,
+    checkpoint_every: Annotated[float | None, typer.Option(help="Seconds of work; default: the best.")] = None,
+    detect_seconds: Annotated[float, typer.Option(help="Until a loss is known.")] = 10.0,
+    restart_seconds: Annotated[float, typer.Option(help="Until all compute again from a checkpoint.")] = 300.0,
+    form_seconds: Annotated[float, typer.Option(help="Until survivors are connected again.")] = 10.0,
+    join_seconds: Annotated[float, typer.Option(help="That all wait for one that joins.")] = 30.0,
+    replace_seconds: Annotated[float, typer.Option(help="Mean time until another machine is there.")] = 600.0,
+    price: Annotated[float, typer.Option(help="Dollars a device-hour.")] = 0.0,
+    swing: Annotated[float, typer.Option(help="Standard deviation of the logarithm of a spot price.")] = 0.0,
+    policy: Annotated[list[str] | None, typer.Option(help="restart or survivors; default: both.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each policy.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 1,
+    picture: Annotated[Path | None, typer.Option(help="A new SVG file: steps over time.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Simulate a run of days or months under failures: goodput, lost work and cost of two policies."""
+    from samestep.plan.failures import LLAMA3, Hazards
+    from samestep.plan.simulate import POLICIES, Price
+    from samestep.plan.world import Setup
+    from samestep.verbs import simulate as verb
+
+    rate = LLAMA3 if failures_per_device_day is None else failures_per_device_day
+    hazards = Hazards(rate, preemptions_per_device_day, slowdowns_per_device_day, together, replace_seconds)
+    costs = {"save": checkpoint_seconds, "save_every": checkpoint_every, "detect": detect_seconds}
+    costs |= {"restart": restart_seconds, "form": form_seconds, "join": join_seconds}
+    known = verb.of_recipe(recipe, replicas, lanes) | {"step_seconds": step_seconds, "days": days, "hazards": hazards}
+    setup = Setup(**known, devices=devices, spares=spares, **costs)
+    found = verb.run(setup, Price(price, swing), policy or list(POLICIES), range(seed, seed + seeds), picture)
+    _show(as_json, verb.as_dict(found), verb.lines(found))
+
+
+@app.command()
 def chaos(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -52,6 +52,17 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class AllWaiting:
+    """A Waiting of each of these, each once and in this order: many that leave one generation alike are one event."""
+
+    replicas: tuple[int, ...]
+    generation: int
+    held: int
+    step: int
+    ready: bool
+
+
+@dataclass(frozen=True)
 class Returned:
     """A Waiting for a coordinator that knows nothing: also the members of both generations, in rank order.
 
@@ -151,5 +162,5 @@ class End:
     reason: str
 
 
-Event = Joined | Waiting | Returned | Exited | Silent | Finished | StopAsked | Ticked
+Event = Joined | Waiting | AllWaiting | Returned | Exited | Silent | Finished | StopAsked | Ticked
 Action = Form | Gather | Start | Kill | End

@@ -4,7 +4,7 @@ A member moves only when all were ready. So if one has moved, dead or alive, eve
 kept; if a survivor is not ready, nobody has moved, and the step is computed again.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from samestep.errors import ClusterError
@@ -53,6 +53,20 @@ def targets(waits: Sequence[Waiting]) -> list[Target]:
 def reaches(wait: Waiting, top: Target) -> bool:
     """It holds the target, or can move there by itself."""
     return (wait.held, wait.step) == top.pair or (wait.ready and _after(wait) == top.pair)
+
+
+def reaching(waits: Mapping[int, Waiting], top: Target) -> list[int]:
+    """Those that reach it, in their order."""
+    found = distinct(waits)
+    there = {id(wait) for wait in found if reaches(wait, top)}
+    if len(there) == len(found):
+        return list(waits)
+    return [replica for replica, wait in waits.items() if id(wait) in there]
+
+
+def distinct(waits: Mapping[int, Waiting]) -> list[Waiting]:
+    """Each object once. Replicas that came together share one, so what follows need not look at each of 100,000."""
+    return list(dict(zip(map(id, waits.values()), waits.values(), strict=True)).values())
 
 
 def _after(wait: Waiting) -> tuple[int, int]:
