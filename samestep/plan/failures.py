@@ -16,7 +16,8 @@ from samestep.sync import tree
 DAY = 86_400.0
 HOUR = 3600.0
 LLAMA3 = 419 / (54 * 16_384)  # unplanned stops: 419 in 54 days on 16,384 H100, Llama 3, arXiv 2407.21783, section 3.3.4
-TERMS = 60  # of a Poisson distribution: what is beyond its mean and so many standard deviations does not count
+TERMS = 10  # of a Poisson distribution: what is beyond its mean and so many standard deviations does not count
+NOTHING = 1e-6  # a probability that does not count
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def longest(lanes: int, replicas: int) -> int:
 
 @dataclass(frozen=True)
 class Goodput:
-    """Steps against those of as many replicas without failures or saves, by policy; between 0 and 1.
+    """Steps against those of `replicas` without failures or saves, by policy. Above 1 only where spares compute, too.
 
     mtbf: seconds between two failures of the whole. every: seconds of work between two saves under `restart`.
     """
@@ -145,22 +146,26 @@ def goodput(
     missing = rate * replace_seconds
     wait = replace_seconds / (1 + spares) * (1 - sum(_poisson(missing, k) for k in range(spares)))
     if not rate:
-        return Goodput(1.0, 1.0, mtbf, every)
+        return Goodput(1.0, 1 / (1 + save_seconds / survivors_save_every), mtbf, every)
     restart = every / _expected(every + save_seconds, detect_seconds + wait + restart_seconds, mtbf)
-    shared = lanes or 16 * replicas
-    most = range(min(replicas, math.ceil(missing + TERMS * (1 + math.sqrt(missing)))))
-    usual = longest(shared, min(replicas + spares, shared))
-    slower = (
-        sum(_poisson(missing, k) * longest(shared, max(1, min(replicas + spares, shared) - k)) for k in most) / usual
-    )
+    slower = _slower(lanes or 16 * replicas, replicas, spares, missing)
     a_step = _expected(step_seconds * slower, detect_seconds + form_seconds, mtbf)
     others = rate * (form_seconds + join_seconds) + save_seconds / survivors_save_every
     return Goodput(restart, step_seconds / (a_step * (1 + others)), mtbf, every)
 
 
+def _slower(lanes: int, replicas: int, spares: int, missing: float) -> float:
+    """How many times as long a step takes on the average as on `replicas`, where `missing` are lacking on the average."""
+    there = min(replicas + spares, lanes)
+    most = min(there, math.ceil(missing + TERMS * (1 + math.sqrt(missing))))
+    weights = [_poisson(missing, k) for k in range(most)]
+    found = sum(weight * longest(lanes, there - k) for k, weight in enumerate(weights) if weight > NOTHING)
+    return found / sum(weight for weight in weights if weight > NOTHING) / longest(lanes, replicas)
+
+
 def _expected(work: float, again: float, mtbf: float) -> float:
     """Seconds until `work` was done without a failure; after each it begins anew, `again` seconds later."""
-    return mtbf * math.exp(again / mtbf) * math.expm1(work / mtbf) if work / mtbf < 700 else math.inf
+    return mtbf * math.exp(again / mtbf) * math.expm1(work / mtbf) if work + again < 300 * mtbf else math.inf
 
 
 def _poisson(mean: float, k: int) -> float:

@@ -126,9 +126,9 @@ def _of_run(one: Outcome) -> dict[str, Any]:
 
 def lines(simulation: Simulation) -> list[str]:
     """A table for a terminal."""
-    heading = f"{'policy':<10} {'goodput':>9} {'5 to 95 %':>19} {'expected':>9} {'steps':>11} {'lost':>8}  time also went into"
+    names = f"{'policy':<10} {'goodput':>9} {'5 to 95 %':>19} {'expected':>9} {'steps':>11} {'lost':>8}"
     rows = [line for policy in simulation.outcomes for line in _policy(simulation, policy)]
-    return [_setup(simulation), heading, *rows]
+    return [_setup(simulation), f"{names}  time also went into", *rows]
 
 
 def _setup(simulation: Simulation) -> str:
