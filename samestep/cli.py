@@ -142,11 +142,10 @@ def simulate(
 
     rate = LLAMA3 if failures_per_device_day is None else failures_per_device_day
     hazards = Hazards(rate, preemptions_per_device_day, slowdowns_per_device_day, together, replace_seconds)
-    costs = {"save": checkpoint_seconds, "save_every": checkpoint_every, "detect": detect_seconds}
-    costs |= {"restart": restart_seconds, "form": form_seconds, "join": join_seconds}
     known = verb.of_recipe(recipe, replicas, lanes) | {"step_seconds": step_seconds, "days": days, "hazards": hazards}
-    setup = Setup(**known, devices=devices, spares=spares, **costs)
-    found = verb.run(setup, Price(price, swing), policy or list(POLICIES), range(seed, seed + seeds), picture)
+    known |= {"devices": devices, "spares": spares, "save": checkpoint_seconds, "save_every": checkpoint_every}
+    known |= {"detect": detect_seconds, "restart": restart_seconds, "form": form_seconds, "join": join_seconds}
+    found = verb.run(Setup(**known), Price(price, swing), policy or list(POLICIES), range(seed, seed + seeds), picture)
     _show(as_json, verb.as_dict(found), verb.lines(found))
 
 

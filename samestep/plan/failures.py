@@ -155,7 +155,7 @@ def goodput(
 
 
 def _slower(lanes: int, replicas: int, spares: int, missing: float) -> float:
-    """How many times as long a step takes on the average as on `replicas`, where `missing` are lacking on the average."""
+    """How many times as long a step takes as on `replicas`, on the average, where `missing` lack on the average."""
     there = min(replicas + spares, lanes)
     most = min(there, math.ceil(missing + TERMS * (1 + math.sqrt(missing))))
     weights = [_poisson(missing, k) for k in range(most)]

@@ -5,7 +5,7 @@ Steps between two events are counted and not gone through, so a month costs as m
 
 import heapq
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -107,8 +107,8 @@ class World:
         self.members = self.idle = 0
         self.phase, self.gathering = "forming", False
         self.step = self.saved = 0
-        self.books: Counter[str] = Counter()
-        self.unsaved: Counter[str] = Counter()  # of steps since the newest checkpoint
+        self.books: defaultdict[str, float] = defaultdict(float)
+        self.unsaved: defaultdict[str, float] = defaultdict(float)  # of steps since the newest checkpoint
         self.cost = 0.0
         self.slow: set[int] = set()  # places
         self.curve = [(0.0, 0)]
@@ -210,7 +210,8 @@ class World:
         self.curve.append((self.now, self.step))
 
     def keep(self) -> None:
-        self.books.update(self.unsaved)
+        for cause, seconds in self.unsaved.items():
+            self.books[cause] += seconds
         self.unsaved.clear()
 
     def roll_back(self) -> None:

@@ -1,5 +1,6 @@
 """Who takes part: each rule by itself, then all of them under faults, and what an event costs."""
 
+import random
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from samestep.recover import settle
 from samestep.recover.membership import Membership
 from samestep.recover.protocol import (
     Action,
+    AllWaiting,
     End,
     Event,
     Exited,
@@ -374,3 +376,52 @@ def test_an_event_costs_less_than_a_millisecond_with_16384_replicas() -> None:
         run.says(event)
     assert run.membership.generation == 3 and len(run.membership.members) == count - 1
     assert (time.process_time() - start) / len(events) < 0.5e-3
+
+
+# Many at once
+
+
+def told(membership: Membership, draw: random.Random, now: float, together: bool) -> list[Action]:
+    """The members that live leave their generation, in two groups: what each says for itself, or one event for each."""
+    members = list(membership.members)
+    dead = set(draw.sample(members, draw.randint(0, len(members) - 1)))
+    cut, held, step = draw.randint(0, len(members)), draw.randint(-1, 3), draw.randint(3, 4)
+    generation = membership.generation - (draw.random() < 0.1)
+    groups = [[r for r in part if r not in dead] for part in (members[:cut], members[cut:])]
+    ready = [draw.random() < 0.5, draw.random() < 0.5]
+    actions = []
+    for group, is_ready in zip(groups, ready, strict=True):
+        if together:
+            actions += membership.handle(AllWaiting(tuple(group), generation, held, step, is_ready), now)
+        else:
+            waits = [Waiting(replica, generation, held, step, is_ready) for replica in group]
+            actions += [action for wait in waits for action in membership.handle(wait, now)]
+    silent = sorted(dead)[:1] if draw.random() < 0.3 else []
+    events: list[Event] = [*(Silent(r, "it hangs") for r in silent), *map(dies, sorted(dead))]
+    joined = [membership.admit(now) for _ in range(draw.randint(0, 2))]
+    for event in [*events, *map(Joined, joined)]:
+        actions += membership.handle(event, now)
+    return actions
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_many_that_wait_in_one_event_are_as_many_events(seed: int) -> None:
+    terms = Terms(6, 9, copies=random.Random(seed).choice([None, 2]), replace=True, backoff=0.0, deaths=100)
+    alone, together = Membership(terms), Membership(terms)
+    for replica in range(6):
+        assert alone.handle(Joined(replica), 0.0) == together.handle(Joined(replica), 0.0)
+    for turn in range(8):
+        draws = random.Random(f"{seed} {turn}"), random.Random(f"{seed} {turn}")
+        assert told(alone, draws[0], turn, False) == told(together, draws[1], turn, True)
+        assert (alone.members, alone.generation) == (together.members, together.generation)
+
+
+def test_nobody_waits_in_an_empty_event() -> None:
+    assert formed(2).says(AllWaiting((), 1, 1, 3, False)) == []
+
+
+def test_one_that_was_declared_lost_is_fenced_among_many() -> None:
+    run = formed(3)
+    run.says(dies(1))
+    assert only(run.says(AllWaiting((0, 1), 1, 1, 3, False))) == run.says(Joined(1))[0]
+    assert only(run.says(AllWaiting((2,), 1, 1, 3, False))).members == (0, 2)
