@@ -126,7 +126,7 @@ def _of_run(one: Outcome) -> dict[str, Any]:
 
 def lines(simulation: Simulation) -> list[str]:
     """A table for a terminal."""
-    names = f"{'policy':<10} {'goodput':>9} {'5 to 95 %':>19} {'expected':>9} {'steps':>11} {'lost':>8}"
+    names = f"{'policy':<10} {'goodput':>9} {'5 to 95 %':>19} {'steps':>9} {'expected':>9} {'lost':>7}"
     rows = [line for policy in simulation.outcomes for line in _policy(simulation, policy)]
     return [_setup(simulation), f"{names}  time also went into", *rows]
 
@@ -147,11 +147,11 @@ def _policy(simulation: Simulation, policy: str) -> list[str]:
     total = setup.places * setup.devices * setup.days * 24
     spent = sorted((cause for cause in CAUSES if cause not in ("useful", "lost")), key=lambda cause: -hours[cause])
     said = ", ".join(f"{cause} {units.share(hours[cause] / total)}" for cause in spent[:4] if hours[cause])
-    good, guess = found["goodput"], units.share(getattr(simulation.expected, policy))
+    good, guess = found["goodput"], getattr(simulation.expected, policy) * setup.seconds / setup.step_seconds
     between = f"{units.share(good['p5'])} to {units.share(good['p95'])}"
     rows = [
-        f"{policy:<10} {units.share(good['p50']):>9} {between:>19} {guess:>9} {found['steps']['p50']:>11,.0f} "
-        f"{units.share(hours['lost'] / total):>8}  {said}"
+        f"{policy:<10} {units.share(good['p50']):>9} {between:>19} {found['steps']['p50']:>9,.0f} {guess:>9,.0f} "
+        f"{units.share(hours['lost'] / total):>7}  {said}"
     ]
     if found["dollars"]["p50"]:
         dollars, each = found["dollars"], found["dollars_a_step"]["p50"]
