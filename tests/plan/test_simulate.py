@@ -16,6 +16,7 @@ from samestep.plan.restart import Restart
 from samestep.plan.simulate import Price, drawn, every, outcome, quantile, simulate, summary
 from samestep.plan.survivors import Survivors
 from samestep.plan.world import Setup
+from samestep.recover.protocol import AllWaiting
 from samestep.sync import tree
 
 HOURLY = Setup(10, 10.0, days=2 / 24, lanes=160, save=50.0, save_every=1000.0, detect=5.0, restart=100.0)
@@ -99,6 +100,32 @@ def test_one_that_is_lost_while_the_others_form_makes_them_form_again():
     found = after(Survivors, setup, lost(3, at=2015.0, seconds=1e9), lost(7, at=2040.0, seconds=1e9))
     assert found.generations == 3 and found.restores == 0
     assert found.steps == 201 + int((7200 - 2040 - 5 - 60) / 12.5)  # 8 replicas: 20 lanes each
+
+
+def test_one_that_is_let_in_holds_nothing_before_the_generation_has_formed():
+    said = []
+
+    class Heard(Survivors):
+        def tell(self, event):
+            said.append(event)
+            super().tell(event)
+
+    setup = replace(HOURLY, save_every=1e6, form=7.0, join=30.0)
+    after(Heard, setup, lost(3, at=2015.0, seconds=200.0), lost(7, at=2230.0, seconds=1e9))
+    waits = [(event.replicas, event.held, event.step) for event in said if isinstance(event, AllWaiting)]
+    first, rest = tuple(n for n in range(10) if n != 3), tuple(n for n in range(10) if n not in (3, 7))
+    assert waits == [(first, 1, 201), (first, 2, 218), (rest, 2, 218), ((10,), -1, -1)]
+
+
+def test_the_replacement_of_a_slow_replica_is_as_fast_as_the_others():
+    slow, gone = Blow(1995.0, "slowdown", range(2, 3), 1e9), lost(2, at=2016.0, seconds=0.0)
+    found = after(Survivors, replace(HOURLY, save_every=1e6), slow, gone)
+    assert found.hours["slow"] == pytest.approx(10 * 5 / HOUR)  # one step
+
+
+def test_a_slow_spare_that_stands_by_holds_nobody_up():
+    slow = Blow(1995.0, "slowdown", range(10, 11), 1000.0)
+    assert after(Restart, replace(HOURLY, spares=1), slow).hours["slow"] == 0
 
 
 def test_a_slow_replica_holds_all_up_from_the_next_step_on():

@@ -388,13 +388,16 @@ def told(membership: Membership, draw: random.Random, now: float, together: bool
     cut, held, step = draw.randint(0, len(members)), draw.randint(-1, 3), draw.randint(3, 4)
     generation = membership.generation - (draw.random() < 0.1)
     groups = [[r for r in part if r not in dead] for part in (members[:cut], members[cut:])]
-    ready = [draw.random() < 0.5, draw.random() < 0.5]
-    actions = []
-    for group, is_ready in zip(groups, ready, strict=True):
+    new = draw.random() < 0.3
+    said = [(held, step, draw.random() < 0.5), (-1, -1, False) if new else (held, step, draw.random() < 0.5)]
+    hanging = draw.sample(members, 1) if draw.random() < 0.3 else []
+    actions = [action for r in hanging for action in membership.handle(Silent(r, "it hangs"), now)]
+    dead.update(hanging)
+    for group, state in zip(groups, said, strict=True):
         if together:
-            actions += membership.handle(AllWaiting(tuple(group), generation, held, step, is_ready), now)
+            actions += membership.handle(AllWaiting(tuple(group), generation, *state), now)
         else:
-            waits = [Waiting(replica, generation, held, step, is_ready) for replica in group]
+            waits = [Waiting(replica, generation, *state) for replica in group]
             actions += [action for wait in waits for action in membership.handle(wait, now)]
     silent = sorted(dead)[:1] if draw.random() < 0.3 else []
     events: list[Event] = [*(Silent(r, "it hangs") for r in silent), *map(dies, sorted(dead))]
