@@ -3,44 +3,56 @@
     scripts/fit_planner RUNS.csv [--write]
 
 The constants are those that no data sheet gives: shares of rates and overheads, the same for every model, device and
-source. Each is changed in turn by a factor, kept if the mean error falls, and the factor shrinks (a pattern search:
-Hooke and Jeeves 1961). The error of a run is |log(predicted / published)| of its tokens/s, cut off at CUT so that no
-mistaken row pulls; a source weighs as the square root of its runs. Every constant stays within its bounds, which are
-what is physically thinkable. Held out: fitted again without one source at a time and judged on it alone.
+source. What is made small is the sum over runs of |log(predicted / published)| of their tokens/s, by least squares that
+are weighted again in each round (Gauss-Newton, Holland and Welsch 1977); a run that is off by more than CUT is thought
+mistaken and does not pull. A source weighs as the square root of its runs, a constant is drawn to its usual value, and
+stays within what is physically thinkable. Held out: fitted again without one source at a time and judged on it alone;
+--write keeps these for benchmarks/planner.py too.
 """
 
 import argparse
 import csv
 import json
 import math
-import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from samestep.plan import constants, steptime
 from samestep.plan.constants import Constants
 from samestep.plan.published import Run, runs
 
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+HELD_OUT = Path(__file__).with_name("results") / "planner_held_out.json"
+
 CUT = 0.5  # of an error that counts
-FACTORS = (1.3, 1.12, 1.05, 1.02)
-# unit, lowest and highest value that is thinkable, what says so
+FLOOR = 0.03  # errors below it are as good as none
+ROUNDS = 4
+STEP = 0.02  # of a constant's logarithm, of which slopes are taken
+DRAWN = 0.3  # by how much, in logarithms, a constant may well differ from its usual value
+# unit, usual value, lowest and highest that are thinkable, what says so
 BOUNDS = {
-    "sustained": ("share", 0.6, 1.0, "clocks under a training step's power"),
-    "streamed": ("share", 0.6, 0.95, "STREAM reaches 0.9 of the data sheet's bandwidth"),
-    "passes": ("factor", 0.5, 2.0, "the count of passes in kernels.py"),
-    "flash": ("share", 0.3, 0.9, "FlashAttention-1 and -2 (arXiv 2205.14135, 2307.08691), of the matrix ceiling"),
-    "heads": ("power", 0.1, 1.0, "heads of 64 are slower than those of 128 (arXiv 2307.08691, figure 5)"),
-    "launch": ("s", 3e-6, 15e-6, "an eager operation of PyTorch"),
-    "linked": ("share", 0.5, 0.9, "bus bandwidth of nccl-tests"),
-    "routed": ("share", 0.4, 0.95, "bus bandwidth of nccl-tests between hosts"),
-    "hidden": ("share", 0.3, 1.0, "exchanges start once a bucket is full"),
-    "contended": ("share", 0.0, 0.5, "exchanges take multiprocessors and memory bandwidth"),
-    "step": ("s", 0.002, 0.06, "data, logging and the optimizer's launches"),
-    "jitter": ("share", 0.0, 0.02, "of a step for each doubling of the hosts"),
-    "pressed": ("share", 0.0, 0.4, "torch's allocator when memory is full"),
-    "graph": ("factor", 0.8, 3.0, "passes of TensorFlow's graph executor, of eager ones"),
+    "sustained": ("share", 0.88, 0.6, 1.0, "clocks under a training step's power"),
+    "streamed": ("share", 0.8, 0.6, 0.95, "STREAM reaches 0.9 of the data sheet's bandwidth"),
+    "passes": ("factor", 1.0, 0.5, 2.0, "the count of passes in kernels.py"),
+    "flash": ("share", 0.5, 0.3, 0.9, "FlashAttention-1 and -2 (arXiv 2205.14135, 2307.08691), of the matrix ceiling"),
+    "heads": ("power", 0.3, 0.05, 1.0, "heads of 64 are slower than those of 128 (arXiv 2307.08691, figure 5)"),
+    "launch": ("s", 6e-6, 3e-6, 15e-6, "an eager operation of PyTorch"),
+    "linked": ("share", 0.75, 0.5, 0.9, "bus bandwidth of nccl-tests"),
+    "routed": ("share", 0.75, 0.4, 0.95, "bus bandwidth of nccl-tests between hosts"),
+    "hidden": ("share", 0.8, 0.3, 1.0, "exchanges start once a bucket is full"),
+    "contended": ("share", 0.15, 0.02, 0.5, "exchanges take multiprocessors and memory bandwidth"),
+    "step": ("s", 0.015, 0.002, 0.06, "data, logging and the optimizer's launches"),
+    "jitter": ("share", 0.004, 0.0005, 0.02, "of a step for each doubling of the hosts"),
+    "pressed": ("share", 0.1, 0.01, 0.4, "torch's allocator when memory is full"),
+    "graph": ("factor", 1.5, 0.8, 3.0, "passes of TensorFlow's graph executor, of eager ones"),
+    "loss": ("factor", 1.0, 0.5, 2.5, "the count of passes over logits in kernels.py"),
 }
 
 
@@ -52,68 +64,70 @@ def main() -> None:
     with arguments.runs.open(newline="") as file:
         usable = [one for one in runs(list(csv.DictReader(file))) if isinstance(one, Run) and one.speed]
     fitted = fit(usable, constants.constants())
-    print(json.dumps({"all": asdict(fitted), "held_out": held_out(usable, fitted)}, indent=1))
+    usual = Constants(**{name: bound[1] for name, bound in BOUNDS.items()})
+    fitted = fit(usable, usual)
+    print(json.dumps(asdict(fitted), indent=1))
+    left_out = held_out(usable, fitted)
+    print(json.dumps({source: found["errors"] for source, found in left_out.items()}, indent=1))
     if arguments.write:
         constants.FILE.write_text(text(fitted, arguments.runs.name, len(usable)))
+        HELD_OUT.write_text(json.dumps(left_out, indent=1) + "\n")
 
 
-def fit(usable: Sequence[Run], start: Constants) -> Constants:
-    """The constants of the least mean error over `usable`, near `start`."""
-    found, best = start, objective(usable, start)
-    for factor in FACTORS:
-        better = True
-        while better:
-            found, error = around(found, best, factor, lambda one: objective(usable, one))
-            better, best = error < best - 1e-4, error
-        print(f"factor {factor}: mean error {best:.4f}", file=sys.stderr, flush=True)
+def fit(usable: Sequence[Run], start: Constants, rounds: int = ROUNDS) -> Constants:
+    """The constants of the least error over `usable`, near their usual values."""
+    found = start
+    for number in range(rounds):
+        now = errors(usable, found)
+        slopes = np.array([(errors(usable, moved(found, name, STEP)) - now) / STEP for name in BOUNDS]).T
+        found = stepped(found, slopes, now, weights(usable, now))
+        print(f"round {number + 1}: mean error before it {np.abs(now).mean():.4f}", file=sys.stderr, flush=True)
     return found
 
 
-def around(
-    start: Constants, best: float, factor: float, error: Callable[[Constants], float]
-) -> tuple[Constants, float]:
-    """Each constant a factor up and down in turn; what is better is kept."""
-    for name, (_, low, high, _) in BOUNDS.items():
-        for scale in (factor, 1 / factor):
-            value = min(high, max(low, max(getattr(start, name), 1e-3 * high) * scale))
-            tried = replace(start, **{name: value})
-            tried_error = error(tried)
-            if tried_error < best:
-                start, best = tried, tried_error
-                break
-    return start, best
+def stepped(found: Constants, slopes: Array, now: Array, weight: Array) -> Constants:
+    """One step of weighted least squares in the logarithms of the constants, kept within their bounds."""
+    away = np.array([math.log(getattr(found, name) / bound[1]) for name, bound in BOUNDS.items()])
+    matrix = slopes.T @ (weight[:, None] * slopes) + np.eye(len(BOUNDS)) / DRAWN**2
+    change = -np.linalg.solve(matrix, slopes.T @ (weight * now) + away / DRAWN**2)
+    for name, by in zip(BOUNDS, np.clip(change, -0.4, 0.4), strict=True):
+        found = moved(found, name, float(by))
+    return found
 
 
-def objective(usable: Sequence[Run], numbers: Constants) -> float:
-    sources: dict[str, list[float]] = {}
-    for one in usable:
-        sources.setdefault(one.key[0], []).append(min(CUT, abs(ratio(one, numbers))))
-    weights = {source: math.sqrt(len(errors)) for source, errors in sources.items()}
-    return sum(weights[s] * statistics.fmean(e) for s, e in sources.items()) / sum(weights.values())
+def moved(start: Constants, name: str, by: float) -> Constants:
+    """With one constant times exp(by), as far as its bounds allow."""
+    _, _, low, high, _ = BOUNDS[name]
+    return replace(start, **{name: min(high, max(low, getattr(start, name) * math.exp(by)))})
 
 
-def ratio(one: Run, numbers: Constants) -> float:
-    """log(predicted / published)."""
-    return math.log(steptime.tokens_per_second(one.device, one.facts, one.training, numbers) / (one.speed or 1.0))
+def weights(usable: Sequence[Run], now: Array) -> Array:
+    """Of squares, so that they add up to absolute errors; in the units of DRAWN, one run off by FLOOR counts 1 / FLOOR."""
+    often = Counter(one.key[0] for one in usable)
+    of_source = np.array([1 / math.sqrt(often[one.key[0]]) for one in usable])
+    return of_source * (np.abs(now) < CUT) / np.maximum(np.abs(now), FLOOR)
 
 
-def held_out(usable: Sequence[Run], start: Constants) -> dict[str, dict[str, float]]:
-    """Median and mean absolute percentage error on each source, fitted to all others."""
+def errors(usable: Sequence[Run], numbers: Constants) -> Array:
+    """log(predicted / published) of each."""
+    speeds = [steptime.tokens_per_second(one.device, one.facts, one.training, numbers) for one in usable]
+    return np.log(np.array(speeds) / np.array([one.speed for one in usable]))
+
+
+def held_out(usable: Sequence[Run], start: Constants) -> dict[str, dict[str, dict[str, float]]]:
+    """By source: the constants fitted to all others, and the errors on it."""
     found = {}
     for source in dict.fromkeys(one.key[0] for one in usable):
-        numbers = fit([one for one in usable if one.key[0] != source], start)
-        errors = [abs(math.exp(ratio(one, numbers)) - 1) for one in usable if one.key[0] == source]
-        found[source] = {
-            "rows": len(errors),
-            "median_ape": statistics.median(errors),
-            "mean_ape": statistics.fmean(errors),
-        }
+        numbers = fit([one for one in usable if one.key[0] != source], start, rounds=2)
+        off = np.abs(np.exp(errors([one for one in usable if one.key[0] == source], numbers)) - 1)
+        said = {"rows": len(off), "median_ape": float(np.median(off)), "mean_ape": float(off.mean())}
+        found[source] = {"errors": said, "constants": asdict(numbers)}
     return found
 
 
 def text(fitted: Constants, name: str, count: int) -> str:
     lines = [f"# Written by scripts/fit_planner from {name} ({count} runs). What each means: constants.py.", ""]
-    for field, (unit, low, high, source) in BOUNDS.items():
+    for field, (unit, _, low, high, source) in BOUNDS.items():
         value = f"{getattr(fitted, field):.4g}"
         lines.append(
             f'{field}: {{value: {value}, unit: {unit}, bounds: [{low:g}, {high:g}], source: "fitted; {source}"}}'

@@ -150,6 +150,30 @@ def simulate(
 
 
 @app.command()
+def plan(
+    target: Annotated[
+        Path, typer.Argument(metavar="RECIPE|CONFIG|MODEL", help="A recipe, a config.json, or a model folder.")
+    ],
+    overrides: Overrides = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="A kind of GPU; may be given again.")] = None,
+    replicas: Annotated[str | None, typer.Option(help="Numbers of GPUs: 1,8,64.")] = None,
+    interconnect: Annotated[str | None, typer.Option(help="What a host can send: 400gbit, 50GB/s.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price table.")] = None,
+    tokens: Annotated[float | None, typer.Option(min=1, help="Tokens of the whole run.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Of a model: positions of a row.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Of a model: tokens of a step.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say before you rent: will it fit, how fast, how long, at what cost, on which GPUs."""
+    from samestep.verbs import plan as verb
+
+    asked = verb.Asked(gpu or (), replicas, interconnect, prices, tokens, context, batch)
+    found = verb.plan(target, overrides or [], asked)
+    _show(as_json, verb.as_dict(found), verb.lines(found))
+
+
+@app.command()
 def chaos(
     recipe: RecipeFile,
     overrides: Overrides = None,

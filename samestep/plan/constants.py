@@ -18,7 +18,8 @@ class Constants:
     share of the time of computing behind which an exchange can hide; contended: of the hidden exchange that computing
     pays all the same. step: seconds of the host's own work a step. jitter: share of a step that is waited for the
     slowest at each doubling of the hosts. pressed: how much longer a step takes when memory is full.
-    graph: passes of TensorFlow's graph executor, of eager ones.
+    graph: passes of TensorFlow's graph executor, of eager
+    ones. loss: times what is counted of passes over logits.
     """
 
     sustained: float
@@ -35,6 +36,7 @@ class Constants:
     jitter: float
     pressed: float
     graph: float
+    loss: float
 
 
 @cache

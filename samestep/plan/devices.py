@@ -76,7 +76,7 @@ def _table() -> dict[str, dict[str, Any]]:
 
 def _device(name: str, fields: dict[str, Any]) -> Device:
     peak = {dtype: 1e12 * teraflops for dtype, teraflops in fields["peak"].items()}
-    measured = {dtype: 1e12 * teraflops for dtype, teraflops in fields["ceiling"].items()}
+    measured = {dtype: 1e12 * teraflops for dtype, teraflops in _ceilings(fields).items()}
     share = measured["bf16"] / peak["bf16"] if "bf16" in measured else SHARE
     return Device(
         name=name,
@@ -92,3 +92,8 @@ def _device(name: str, fields: dict[str, Any]) -> Device:
         ceiling={dtype: measured.get(dtype, share * peak[dtype]) for dtype in peak},
         source=fields["source"],
     )
+
+
+def _ceilings(fields: dict[str, Any]) -> dict[str, float]:
+    ceilings: dict[str, float] = fields.get("ceiling") or fields.get("estimate") or {}
+    return ceilings

@@ -28,7 +28,7 @@ KERNELS = {
 }  # of a layer, forward, backward
 LAUNCHES = {"eager": 1.0, "graph": 0.4, "fused": 1.0, "compiled": 0.6}  # of the time that eager code spends on one
 SCORES = 9.0  # passes over the scores forward and backward together: scale, mask, softmax, dropout
-LOSS = {"plain": 7.0, "fused": 2.0, "chunked": 4.0}  # passes over float32 logits
+LOSS = {"plain": 7.0, "fused": 2.0, "chunked": 4.0, "parts": 4.0}  # passes over float32 logits
 BACKWARD = 2.5  # of FlashAttention's forward: five products where forward has two
 
 
@@ -150,7 +150,7 @@ def head(device: Device, facts: Facts, training: Training, constants: Constants)
     multiplied = sum(
         _ordered(device, training.product, tokens, columns, facts.width, order, constants) for order in orders
     )
-    moved = tokens * columns * 4 * LOSS[training.loss] / (device.bandwidth * constants.streamed)
+    moved = tokens * columns * 4 * LOSS[training.loss] * constants.loss / (device.bandwidth * constants.streamed)
     return multiplied + moved
 
 

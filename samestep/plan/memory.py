@@ -13,6 +13,7 @@ COLLECTIVES = 0.4 * 2**30  # NCCL's own buffers, where there is more than one GP
 WORKSPACE = 0.1 * 2**30  # of matrix products
 SLACK = 0.04  # of what is allocated, lost between blocks: torch's allocator rounds and splits
 CHUNKS = 8  # parts of a loss that is taken in chunks
+PART = 256  # positions whose logits samestep's own loss holds at a time, see model/losses.py
 BLOCK = 64  # weights that one scale belongs to in a 4-bit format: half a byte and a share of the scale
 NF4 = 0.5 + 1 / BLOCK + 0.05
 
@@ -131,6 +132,8 @@ def logits(facts: Facts, training: Training) -> float:
     """Bytes of a micro-batch's logits and their gradient; a chunked or fused loss holds no float32 copy of all."""
     tokens = training.micro_batch * training.context * facts.predicted
     each = {"plain": training.width + 8, "fused": 2 * training.width, "chunked": training.width}
+    if training.loss == "parts":
+        return min(tokens, PART) * facts.vocabulary * (training.width + 8) / training.tensor
     each["chunked"] += (8 if training.kernels == "eager" else training.width) / CHUNKS
     return tokens * facts.vocabulary * each[training.loss] / training.tensor
 
