@@ -1,4 +1,4 @@
-"""Fits the constants of samestep/plan/constants.yaml to published runs, and says how well that carries to other sources.
+"""Fits the constants of samestep/plan/constants.yaml to published runs, and says how that carries to other sources.
 
     scripts/fit_planner RUNS.csv [--write]
 
@@ -74,22 +74,26 @@ def main() -> None:
         HELD_OUT.write_text(json.dumps(left_out, indent=1) + "\n")
 
 
-def fit(usable: Sequence[Run], start: Constants, rounds: int = ROUNDS) -> Constants:
+def fit(usable: Sequence[Run], start: Constants) -> Constants:
     """The constants of the least error over `usable`, near their usual values."""
     found = start
-    for number in range(rounds):
+    for number in range(ROUNDS):
         now = errors(usable, found)
-        slopes = np.array([(errors(usable, moved(found, name, STEP)) - now) / STEP for name in BOUNDS]).T
-        found = stepped(found, slopes, now, weights(usable, now))
+        found = stepped(found, slopes(usable, found, now), now, weights(usable, now))
         print(f"round {number + 1}: mean error before it {np.abs(now).mean():.4f}", file=sys.stderr, flush=True)
     return found
 
 
-def stepped(found: Constants, slopes: Array, now: Array, weight: Array) -> Constants:
+def slopes(usable: Sequence[Run], found: Constants, now: Array) -> Array:
+    """Of each run's error by the logarithm of each constant."""
+    return np.array([(errors(usable, moved(found, name, -STEP)) - now) / -STEP for name in BOUNDS]).T
+
+
+def stepped(found: Constants, slope: Array, now: Array, weight: Array) -> Constants:
     """One step of weighted least squares in the logarithms of the constants, kept within their bounds."""
     away = np.array([math.log(getattr(found, name) / bound[1]) for name, bound in BOUNDS.items()])
-    matrix = slopes.T @ (weight[:, None] * slopes) + np.eye(len(BOUNDS)) / DRAWN**2
-    change = -np.linalg.solve(matrix, slopes.T @ (weight * now) + away / DRAWN**2)
+    matrix = slope.T @ (weight[:, None] * slope) + np.eye(len(BOUNDS)) / DRAWN**2
+    change = -np.linalg.solve(matrix, slope.T @ (weight * now) + away / DRAWN**2)
     for name, by in zip(BOUNDS, np.clip(change, -0.4, 0.4), strict=True):
         found = moved(found, name, float(by))
     return found
@@ -102,7 +106,7 @@ def moved(start: Constants, name: str, by: float) -> Constants:
 
 
 def weights(usable: Sequence[Run], now: Array) -> Array:
-    """Of squares, so that they add up to absolute errors; in the units of DRAWN, one run off by FLOOR counts 1 / FLOOR."""
+    """Of squares, so that they add up to absolute errors."""
     often = Counter(one.key[0] for one in usable)
     of_source = np.array([1 / math.sqrt(often[one.key[0]]) for one in usable])
     return of_source * (np.abs(now) < CUT) / np.maximum(np.abs(now), FLOOR)
@@ -114,15 +118,26 @@ def errors(usable: Sequence[Run], numbers: Constants) -> Array:
     return np.log(np.array(speeds) / np.array([one.speed for one in usable]))
 
 
-def held_out(usable: Sequence[Run], start: Constants) -> dict[str, dict[str, dict[str, float]]]:
-    """By source: the constants fitted to all others, and the errors on it."""
+def held_out(usable: Sequence[Run], fitted: Constants) -> dict[str, dict[str, dict[str, float]]]:
+    """By source: the constants fitted to all others, and the errors on it. Slopes are those at the constants of all."""
+    now = errors(usable, fitted)
+    slope, sources = slopes(usable, fitted, now), np.array([one.key[0] for one in usable])
     found = {}
-    for source in dict.fromkeys(one.key[0] for one in usable):
-        numbers = fit([one for one in usable if one.key[0] != source], start, rounds=2)
+    for source in dict.fromkeys(sources.tolist()):
+        others = [one for one in usable if one.key[0] != source]
+        there, numbers = now[sources != source], fitted
+        for _ in range(ROUNDS):
+            numbers = stepped(numbers, slope[sources != source], there, weights(others, there))
+            there = now[sources != source] + slope[sources != source] @ apart(fitted, numbers)
         off = np.abs(np.exp(errors([one for one in usable if one.key[0] == source], numbers)) - 1)
         said = {"rows": len(off), "median_ape": float(np.median(off)), "mean_ape": float(off.mean())}
         found[source] = {"errors": said, "constants": asdict(numbers)}
     return found
+
+
+def apart(one: Constants, other: Constants) -> Array:
+    """The difference of the logarithms of their constants."""
+    return np.array([math.log(getattr(other, name) / getattr(one, name)) for name in BOUNDS])
 
 
 def text(fitted: Constants, name: str, count: int) -> str:

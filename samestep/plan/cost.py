@@ -10,7 +10,7 @@ from samestep.errors import RecipeError
 
 PRICES = Path(__file__).with_name("prices.yaml")
 HOUR = 3600.0
-# Seconds of one GPU's work for each unplanned stop: 16,384 H100 met 419 in 54 days (Llama 3, arXiv 2407.21783, table 5).
+# Seconds of one GPU's work for each unplanned stop: 419 of 16,384 H100 in 54 days (Llama 3, arXiv 2407.21783, table 5).
 BETWEEN = 16384 * 54 * 86400 / 419
 RESTART = 600.0  # seconds until a stopped run is back in step: found, replaced, started, loaded
 STORED = 2e9  # bytes a second in which a host writes its share of a checkpoint

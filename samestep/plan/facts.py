@@ -11,11 +11,30 @@ from samestep.model.folder import resolve
 from samestep.recipe.schema import Model
 
 # Those that multiply two projections in the middle of an MLP (Shazeer, arXiv 2002.05202), and those that do not.
-PLAIN_MLP = (
-    "gpt2 gpt_neo gpt_neox gptj gpt_bigcode opt bloom falcon mpt phi codegen starcoder2 nemotron persimmon bert "
-    "roberta distilbert electra camembert xlm-roberta deberta-v2"
-).split()
-ENCODERS = "bert roberta distilbert electra camembert xlm-roberta deberta-v2".split()
+PLAIN_MLP = [
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gptj",
+    "gpt_bigcode",
+    "opt",
+    "bloom",
+    "falcon",
+    "mpt",
+    "phi",
+    "codegen",
+    "starcoder2",
+    "nemotron",
+    "persimmon",
+    "bert",
+    "roberta",
+    "distilbert",
+    "electra",
+    "camembert",
+    "xlm-roberta",
+    "deberta-v2",
+]
+ENCODERS = ["bert", "roberta", "distilbert", "electra", "camembert", "xlm-roberta", "deberta-v2"]
 LEARNED_POSITIONS = ("gpt2", "gpt_neo", "gpt_bigcode", "opt", "mpt", *ENCODERS)
 MASKED = 0.15  # of an encoder's positions that are predicted (Devlin et al., arXiv 1810.04805, section 3.1)
 
@@ -111,7 +130,9 @@ def of_config(config: Mapping[str, Any], name: str) -> Facts:
     kind = config.get("model_type", "")
     if any((config.get(key) or 0) > 1 for key in EXPERTS):
         raise RecipeError(f"{name} is a mixture of experts, which plan cannot do yet; give a dense model")
-    found = {key: next((config[n] for n in names if config.get(n) is not None), None) for key, names in KEYS.items()}
+    found: dict[str, Any] = {
+        key: next((config[n] for n in names if config.get(n) is not None), None) for key, names in KEYS.items()
+    }
     missing = [key for key in ("layers", "width", "heads", "vocabulary") if not isinstance(found[key], int)]
     if missing:
         raise RecipeError(f"{name} does not say {KEYS[missing[0]][0]}, which plan needs; add it")

@@ -1,4 +1,4 @@
-"""The ways to lay a training out over GPUs: which fit, which is fastest, and what would make one fit. Pure arithmetic."""
+"""The ways to lay a training out over GPUs: which fit, which is fastest, what would make one fit. Pure arithmetic."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -91,7 +91,7 @@ def _largest(facts: Facts, training: Training) -> float:
 
 
 def activations(facts: Facts, training: Training) -> Parts:
-    """Bytes that wait for backward, of all layers of a GPU and of all micro-batches that are in flight in a pipeline."""
+    """Bytes that wait for backward, of all layers of a GPU and all micro-batches that are in flight in a pipeline."""
     tokens = training.micro_batch * training.context
     layers = facts.layers / training.pipeline
     flight = min(training.pipeline, training.accumulate) if training.pipeline > 1 else 1

@@ -141,7 +141,7 @@ def _inner(bare: Facts, billions: float | None) -> int:
 @cache
 def _models() -> dict[str, Facts]:
     table = yaml.safe_load(MODELS.read_text())
-    return {name: Facts(*fields[:7], tied=fields[7], gated=fields[8]) for name, fields in table.items()}
+    return {name: Facts(*fields) for name, fields in table.items()}
 
 
 def _known(model: str) -> Facts | None:
@@ -169,7 +169,7 @@ def settled(device: Device, facts: Facts, row: Row, gpus: int) -> tuple[Device, 
 
 
 def _largest(device: Device, facts: Facts, base: Training, share: float | None) -> int:
-    """The most rows, a power of two, that fit and divide a replica's share of the batch; at most 16 of no known batch."""
+    """The most rows, a power of two, that fit and divide a replica's share of the batch; 16 where none is known."""
     most = share or 16.0
     sizes = [2**power for power in range(int(math.log2(max(1.0, most))) + 1)]
     sizes = [size for size in sizes if share is None or share % size < 1e-6] or [1]

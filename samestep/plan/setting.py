@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from samestep.plan.devices import Device
 from samestep.plan.training import Training
@@ -13,7 +14,7 @@ T = TypeVar("T")
 RANK = 16  # of adapters whose rank nobody states
 SHORT = 200  # positions of a sample of instructions, where each has a row of its own
 PCIE, STAGED = 12e9, 6e9  # bytes a second of a GPU's way through the host, and through its memory
-# Bytes an optimizer moves a parameter: AdamW reads four float32 and writes three; LAMB reads its update again for a norm.
+# Bytes an optimizer moves a parameter: AdamW reads four float32 and writes three; LAMB reads its update again.
 PASSES = {r"\blamb\b": 44.0, r"8-?bit|adafactor|paged": 14.0, r"\bsgd\b": 16.0}
 CHECKPOINTING = {
     r"^(yes|full|true|1|on|all|y|block.*|layer.*|uniform.*|gradient.*|activation.*)$": "full",
@@ -24,7 +25,7 @@ CHECKPOINTING = {
 KERNELS = {
     r"\bxla\b|\bjax\b|compile": "compiled",
     r"\btf[12]\b|tensorflow|horovod": "graph",
-    r"fused|transformer kernel|megatron|\bnemo|transformer[- ]engine|liger|unsloth|apex|lightseq|colossal|triton": "fused",
+    r"fused|transformer kernel|megatron|\bnemo|transformer[- ]engine|liger|unsloth|apex|lightseq|colossal": "fused",
 }
 LOSSES = {
     r"chunked|cut cross|torchtune(?!.*cumulative)": "chunked",
@@ -54,7 +55,7 @@ def training(row: Row, said: str, device: Device, context: int, gpus: int) -> Tr
     product, widths = precision(row, said)
     rank = adapters(said)
     quantised = bool(rank) and bool(re.search(r"qlora|nf4|4-?bit|int4", said))
-    return Training(
+    told = Training(
         context=min(context, SHORT) if "unpacked" in said and "+packed" not in said else context,
         micro_batch=1,
         gpus=gpus,
@@ -76,8 +77,8 @@ def training(row: Row, said: str, device: Device, context: int, gpus: int) -> Tr
         offload="offload" in strategy,
         early=bool(re.search("optimizer in backward|memory-saving optimi[sz]er|lomo", said)) and "full" in strategy,
         loss=first(LOSSES, said) or "plain",
-        **widths,
     )
+    return replace(told, **widths)
 
 
 def first(menu: Mapping[str, T], text: str) -> T | None:
@@ -100,10 +101,10 @@ def adapters(said: str) -> int:
     return int(found[1]) if found else RANK
 
 
-def precision(row: Row, said: str) -> tuple[str, dict[str, float | bool]]:
+def precision(row: Row, said: str) -> tuple[str, dict[str, Any]]:
     """The dtype of the products, and bytes of weights, gradients and optimizer state.
 
-    amp keeps float32 weights and casts them; true or pure ones are rounded themselves; a plain bf16 or fp16 is that with
+    amp keeps float32 weights and casts them; true or pure ones are rounded themselves; a plain bf16 or fp16 has
     float32 masters in the optimizer (Micikevicius et al., arXiv 1710.03740), but for fine-tuning, where it is pure.
     """
     text = (row.get("precision") or "bf16").lower()
@@ -116,7 +117,7 @@ def precision(row: Row, said: str) -> tuple[str, dict[str, float | bool]]:
         return product, {"weight": 4, "gradient": 4, "moments": 8, "mixed": False}
     if "pure" in text and "fsdp" in said:
         return product, {"weight": 4, "gradient": 2, "moments": 8, "mixed": False}
-    if re.search("true|pure", f"{text} {said}") or re.search("lora|finetun|fine-tun", said) and "amp" not in text:
+    if re.search("true|pure", f"{text} {said}") or (re.search("lora|finetun|fine-tun", said) and "amp" not in text):
         return product, {"weight": 2, "gradient": 2, "moments": 0 if paged else 2 if eight else 4, "mixed": False}
     if re.search("amp|mixed|autocast", text):
         return product, {"weight": 4, "gradient": 4, "moments": 2 if eight else 8, "mixed": "fsdp" not in said}

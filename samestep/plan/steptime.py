@@ -15,8 +15,9 @@ Parts = dict[str, float]
 
 
 def step(device: Device, facts: Facts, training: Training, known: Constants | None = None) -> Parts:
-    """Seconds of one step by kind: matrices, attention, elementwise, loss, recompute, launches, optimizer, accumulation,
-    tensor, exchange, bubble, host, pressure."""
+    """Seconds of one step by kind: matrices, attention, elementwise, loss, recompute, launches, optimizer,
+    accumulation, tensor, exchange, bubble, host, pressure.
+    """
     numbers = known or constants()
     micro = _micro_batch(device, facts, training, numbers)
     often = training.accumulate

@@ -94,7 +94,7 @@ def _wish(target: Path, overrides: Sequence[str], asked: Asked) -> tuple[Wish, s
 
 
 def of_recipe(recipe: Recipe, shape: Facts, asked: Asked) -> Wish:
-    """Products in the recipe's dtype; weights, gradients and moments in float32, the moments sharded as sync.state says."""
+    """Products in the recipe's dtype; weights, gradients and moments in float32, moments sharded as sync.state says."""
     if asked.context or asked.batch:
         raise RecipeError(
             "--context and --batch are for a model; a recipe has data.context and batch, change them there"
