@@ -64,7 +64,7 @@ def report(usable: Sequence[Run], unused: Counter[str]) -> dict[str, Any]:
         "peak_memory": memory_errors(held, usable),
         "by_source": parts(fast, lambda one: one.key[0]),
         "by_device": parts(fast, lambda one: one.device.name),
-        "by_strategy": parts(fast, lambda one: one.row["strategy"] or "not said"),
+        "by_strategy": parts(fast, lambda one: one.row.get("strategy") or "not said"),
     }
 
 
@@ -145,7 +145,7 @@ def memory_errors(held: Sequence[Run], usable: Sequence[Run]) -> dict[str, Any]:
             if (mine := [pair for pair, one in zip(pairs, held, strict=True) if one.key[0] == source])
         },
         "called_unfit": {"rows": len(unfit), "of": len(usable), "share": round(len(unfit) / max(1, len(usable)), 4)},
-        "unfit": [f"{one.key[0]}: {one.row['model']} on {one.row['gpus']} {one.row['gpu']}" for one in unfit],
+        "unfit": [f"{one.key[0]}: {one.row.get('model')} on {one.training.gpus} {one.row.get('gpu')}" for one in unfit],
     }
 
 
@@ -191,8 +191,8 @@ def rows(usable: Sequence[Run]) -> list[str]:
         ratio = f"{predicted(one) / one.speed:.2f}" if one.speed else "-"
         held = f"{sum(memory.peak(one.facts, t).values()) / one.held:.2f}" if one.held else "-"
         said.append(
-            f"speed {ratio} memory {held} {one.row['model']} {t.micro_batch}x{t.context} x{t.accumulate} "
-            f"{t.gpus} {one.device.name} {one.row['precision']} {t.kernels} {t.checkpointing}: {most}"
+            f"speed {ratio} memory {held} {one.row.get('model')} {t.micro_batch}x{t.context} x{t.accumulate} "
+            f"{t.gpus} {one.device.name} {one.row.get('precision')} {t.kernels} {t.checkpointing}: {most}"
         )
     return said
 

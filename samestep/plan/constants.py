@@ -19,7 +19,8 @@ class Constants:
     pays all the same. step: seconds of the host's own work a step. jitter: share of a step that is waited for the
     slowest at each doubling of the hosts. pressed: how much longer a step takes when memory is full.
     graph: passes of TensorFlow's graph executor, of eager
-    ones. loss: times what is counted of passes over logits.
+    ones. loss: times what is counted of passes over logits. ramp: inner dimension
+    of a matrix product whose time the filling and draining of a tile costs.
     """
 
     sustained: float
@@ -37,6 +38,7 @@ class Constants:
     pressed: float
     graph: float
     loss: float
+    ramp: float
 
 
 @cache

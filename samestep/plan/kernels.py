@@ -12,9 +12,10 @@ from samestep.plan.devices import Device
 from samestep.plan.facts import Facts
 from samestep.plan.training import Training
 
-# Rows and columns of a product that one multiprocessor computes, and the share of its best rate that it then reaches.
+# Rows and columns of a product that one multiprocessor computes, and the share of its best rate that it then reaches:
+# on tensor cores, which must be fed, and on the others.
 TILES = ((256, 128, 1.0), (128, 128, 0.97), (128, 64, 0.85), (64, 64, 0.65), (32, 32, 0.3))
-RAMP = 64  # inner dimension whose time the filling and draining of a tile's pipeline costs
+PLAIN_TILES = ((128, 128, 1.0), (128, 64, 0.98), (64, 64, 0.9), (32, 32, 0.6))
 # Passes over an activation of the width of the model or of the MLP, forward and backward together, of what is no matrix
 # product: two norms, two residual sums, rotary angles or biases, the nonlinearity; dropout's are extra.
 WIDE, INNER, GATED, DROPOUT = 30.0, 5.0, 10.0, 12.0
@@ -28,7 +29,7 @@ KERNELS = {
 }  # of a layer, forward, backward
 LAUNCHES = {"eager": 1.0, "graph": 0.4, "fused": 1.0, "compiled": 0.6}  # of the time that eager code spends on one
 SCORES = 9.0  # passes over the scores forward and backward together: scale, mask, softmax, dropout
-LOSS = {"plain": 7.0, "fused": 2.0, "chunked": 4.0, "parts": 4.0}  # passes over float32 logits
+LOSS = {"plain": 7.0, "fused": 2.0, "metered": 5.0, "chunked": 4.0, "parts": 4.0}  # passes over float32 logits
 BACKWARD = 2.5  # of FlashAttention's forward: five products where forward has two
 
 
@@ -46,15 +47,21 @@ def product(device: Device, dtype: str, rows: float, columns: float, inner: floa
     if min(rows, columns, inner) <= 0:
         return 0.0
     kind = device.computes(dtype)
-    rate = device.ceiling[kind] * constants.sustained * _filled(device, rows, columns) * inner / (inner + RAMP)
+    rate = sustained(device, kind, constants) * _filled(device, kind, rows, columns) * inner / (inner + constants.ramp)
     width = 4 if kind in ("fp32", "tf32") else 2
     moved = width * (rows * columns + rows * inner + inner * columns) / (device.bandwidth * constants.streamed)
     return max(2 * rows * columns * inner / rate, moved)
 
 
-def _filled(device: Device, rows: float, columns: float) -> float:
+def sustained(device: Device, kind: str, constants: Constants) -> float:
+    """FLOP/s of the best product that lasts. Only tensor cores draw so much power that clocks fall."""
+    return device.ceiling[kind] * (1.0 if kind == "fp32" else constants.sustained)
+
+
+def _filled(device: Device, kind: str, rows: float, columns: float) -> float:
     """The best share of the device that one of the tile sizes puts to work."""
-    return max(share * _wave(device.units, rows, columns, high, broad) for high, broad, share in TILES)
+    tiles = PLAIN_TILES if kind == "fp32" else TILES
+    return max(share * _wave(device.units, rows, columns, high, broad) for high, broad, share in tiles)
 
 
 def _wave(units: int, rows: float, columns: float, high: int, broad: int) -> float:
@@ -119,7 +126,7 @@ def attention(device: Device, facts: Facts, training: Training, constants: Const
     tokens = training.micro_batch * training.context
     work = 4 * tokens * training.context * facts.queries / training.tensor
     kind = device.computes(training.product)
-    rate = device.ceiling[kind] * constants.sustained
+    rate = sustained(device, kind, constants)
     if training.flash:
         half = 0.5 + 64 / training.context if facts.causal else 1.0  # blocks on the diagonal are computed whole
         size = min(1.0, (facts.head_size / 128) ** constants.heads)

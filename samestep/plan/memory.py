@@ -131,7 +131,12 @@ def layer(facts: Facts, training: Training) -> Parts:
 def logits(facts: Facts, training: Training) -> float:
     """Bytes of a micro-batch's logits and their gradient; a chunked or fused loss holds no float32 copy of all."""
     tokens = training.micro_batch * training.context * facts.predicted
-    each = {"plain": training.width + 8, "fused": 2 * training.width, "chunked": training.width}
+    each = {
+        "plain": training.width + 8,
+        "fused": 2 * training.width,
+        "metered": 2 * training.width,
+        "chunked": training.width,
+    }
     if training.loss == "parts":
         return min(tokens, PART) * facts.vocabulary * (training.width + 8) / training.tensor
     each["chunked"] += (8 if training.kernels == "eager" else training.width) / CHUNKS

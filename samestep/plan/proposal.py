@@ -30,9 +30,9 @@ class Wish:
 @dataclass(frozen=True)
 class Row:
     """One GPU and number of them. needed: bytes a GPU must have; asked: as wished for; memory: needed by kind. step:
-    seconds by kind. goodput: share of the time that is training and no stop. efficiency: speed a GPU, of that on the few GPUs (a power
-    of two) that are best used. hours and dollars: of the whole run, stops and all. own: whether samestep itself
-    trains so. Of a row that does not fit step is empty.
+    seconds by kind. goodput: share of the time that is training and no stop. efficiency: speed a GPU, of that on
+    the few GPUs (a power of two) that are best used. hours and dollars: of the whole run, stops and all. own: whether
+    samestep itself trains so. Of a row that does not fit step is empty.
     """
 
     gpu: str

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 RANK = 16  # of adapters whose rank nobody states
 SHORT = 200  # positions of a sample of instructions, where each has a row of its own
-PCIE, STAGED = 12e9, 6e9  # bytes a second of a GPU's way through the host, and through its memory
+PCIE, STAGED = 12e9, 3e9  # bytes a second of a GPU's way through the host, and copied through its memory; assumed
 # Bytes an optimizer moves a parameter: AdamW reads four float32 and writes three; LAMB reads its update again.
 PASSES = {r"\blamb\b": 44.0, r"8-?bit|adafactor|paged": 14.0, r"\bsgd\b": 16.0}
 CHECKPOINTING = {
@@ -29,7 +29,8 @@ KERNELS = {
 }
 LOSSES = {
     r"chunked|cut cross|torchtune(?!.*cumulative)": "chunked",
-    r"llm-foundry|fused (?:x?entropy|cross|loss)|xentropy|liger|unsloth|megatron|nemo\b": "fused",
+    r"llm-foundry": "metered",  # its train metrics, on by default, take cross-entropy and perplexity of every batch
+    r"fused (?:x?entropy|cross|loss)|xentropy|liger|unsloth|megatron|nemo\b": "fused",
 }
 STAGES = {
     r"fsdp|zero-?\s?3|zero stage 3|full_?\s?shard|fully shard|hsdp|hybrid_shard|zero\+\+": 3,

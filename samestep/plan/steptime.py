@@ -10,6 +10,7 @@ from samestep.plan.training import Training
 
 FULL = 0.92  # of memory from which torch's allocator begins to give blocks back and ask for them again
 OFFLOADED = 12e9  # bytes a second of one GPU's way to the host's memory, both ways together, PCIe 4 shared by two
+UPDATED = 25e9  # bytes a second of a GPU's share of the host's memory, in which its processors update
 
 Parts = dict[str, float]
 
@@ -105,7 +106,8 @@ def _shown(sent: float, behind: float, parts: int, numbers: Constants) -> float:
 
 def _offloaded(owned: float, training: Training) -> float:
     """Gradients go to the host's memory and weights come back, and the host's processors update."""
-    return owned * (training.gradient + training.weight) / OFFLOADED if training.offload else 0.0
+    moved = (training.gradient + training.weight) / OFFLOADED + training.passes / UPDATED
+    return owned * moved if training.offload else 0.0
 
 
 def _pressure(device: Device, facts: Facts, training: Training) -> float:

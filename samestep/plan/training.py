@@ -24,7 +24,8 @@ class Training:
     checkpointing: none, selective (attention is computed again), full (the layer) or offloaded (full, and what is kept
     lies in the host's memory). rank: of LoRA; 0: all is trained; targets: all linear layers, or those of attention.
     flash: whether attention keeps no scores. kernels: eager, graph (a graph executor), fused or compiled.
-    loss: plain, fused (logits stay in the products' dtype), chunked (taken in some parts) or parts (in so many that
+    loss: plain, fused (logits stay in the products' dtype), metered (fused, and
+    taken again for a metric), chunked (taken in some parts) or parts (in so many that
     logits are never whole). passes: bytes an optimizer moves a parameter. offload: whether what is sharded lies in the
     host's memory. early: whether the optimizer runs in backward, so that no more than a layer's gradients live.
     """

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from samestep.errors import RecipeError
-from samestep.verbs.plan import Asked, as_dict, bandwidth, lines, plan
+from samestep.plan import facts
+from samestep.recipe.load import load
+from samestep.recipe.schema import Lora
+from samestep.verbs.plan import Asked, as_dict, bandwidth, lines, of_recipe, plan
 
 ROOT = Path(__file__).parents[2]
 LLAMA = ROOT / "tests" / "plan" / "models" / "llama-3-8b"
@@ -67,9 +70,11 @@ def test_tune_or_train_stand_side_by_side(recipe):
 
 
 def test_lora_in_a_recipe_is_planned_as_lora(recipe):
-    found = plan(recipe, ["model.lora={rank: 8}"], Asked(["A100"], "1"))
-    assert found.rows[0].training.rank == 8
-    assert found.rows[0].needed < plan(recipe, [], Asked(["A100"], "1")).rows[0].needed
+    full = load(recipe)
+    adapted = full.model_copy(update={"model": full.model.model_copy(update={"lora": Lora(rank=8)})})
+    shape = facts.of_model(full.model, recipe.parent)
+    assert of_recipe(adapted, shape, Asked()).training.rank == 8
+    assert of_recipe(full, shape, Asked()).training.rank == 0
 
 
 def test_a_slower_network_is_slower():
