@@ -24,6 +24,10 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe keys to change: optimizer.clip=0.5")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help="Serve Prometheus metrics at this port of 127.0.0.1; 0: a free one."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -34,6 +38,7 @@ def train(
     replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME-N.")] = None,
     engine: Annotated[str, typer.Option(help="Who starts the replicas: local.")] = "local",
+    metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -42,7 +47,7 @@ def train(
 
     from samestep.verbs import train as verb
 
-    summary = verb.train(recipe, _with_replicas(overrides, replicas), run, engine, Console(stderr=True))
+    summary = verb.train(recipe, _with_replicas(overrides, replicas), run, engine, Console(stderr=True), metrics)
     _show(as_json, asdict(summary), verb.lines(summary))
 
 
@@ -52,6 +57,7 @@ def resume(
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas; any will do.")] = None,
     engine: Annotated[str, typer.Option(help="Who starts the replicas: local.")] = "local",
+    metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -61,7 +67,7 @@ def resume(
     from samestep.verbs import resume as verb
     from samestep.verbs.train import lines
 
-    summary = verb.resume(run, _with_replicas(overrides, replicas), engine, Console(stderr=True))
+    summary = verb.resume(run, _with_replicas(overrides, replicas), engine, Console(stderr=True), metrics)
     _show(as_json, asdict(summary), lines(summary))
 
 
@@ -272,6 +278,22 @@ def compare(
     comparison = verb.compare(left, right)
     _show(as_json, verb.as_dict(comparison), verb.lines(comparison))
     raise typer.Exit(0 if comparison.same else 5)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, also of a run that goes on.")],
+    to: Annotated[Path | None, typer.Option(help="The file to write; default: report.html in the run folder.")] = None,
+    against: Annotated[Path | None, typer.Option(metavar="RUN", help="Another run to compare with.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Of an hour of one replica, for the cost.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Explain a run in one HTML file, with a .md file beside it for pull requests."""
+    from samestep.verbs import report as verb
+
+    written = verb.report(run, to, against, price)
+    _show(as_json, verb.as_dict(written), verb.lines(written))
 
 
 @app.command()

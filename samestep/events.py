@@ -17,6 +17,8 @@ piloted     sync.strategy auto: what was measured, predicted and chosen, with th
 measured    what a pilot has measured: replicas, forward, backward, update, pass_, coding, exchange
             (plan/timing.py), sizes of the parameters
 repeated    the repeat test of verify: tensors whose gradient did not repeat
+spent       where a replica's time went: step (the last one), steps (up to it), seconds by phase of these, bytes_sent
+            (since its start), memory and peak (bytes, of the process); every two seconds, less often in a long run
 evaluated   step (0: before the first), loss, tokens, best (whether it is the lowest so far); bits_per_byte and
             zlib_bits_per_byte of text; accuracy and pairs of preferences
 best        the model folder best/ is written: step, loss, digest
@@ -39,6 +41,7 @@ resumed     the run goes on: step (0: from the start), last (the last step in th
 not_finite  a loss or a gradient is NaN or infinite and the run ends: step, lane, micro, samples (file:line), layer
             (null: the loss), backward (whether only a gradient is); lane and micro are null where no micro-batch is at
             fault but the sum of the gradients, micro also where the lane was finite when it was computed again
+ended       the run ended otherwise than with its last step: reason, exit_code, time
 failed      a replica gave up: kind, message, traceback, exit_code
 """
 

@@ -5,7 +5,7 @@ import re
 import shlex
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from samestep.recipe.section import Count, Section, conflict
 
@@ -48,6 +48,7 @@ class Run(Section):
     transport: Literal["auto", "sockets"] = "auto"  # auto: shared memory; sockets copy, and are slower
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
     alternate: str | None = None  # folder for this run alone, on another disk: takes what the run's own disk refuses
+    sinks: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default=[])  # are told of each step too
     log_every: Count = 10  # steps between plain lines when the output is no terminal
 
     @model_validator(mode="before")

@@ -6,9 +6,11 @@ Each move, of a step or of a generation, is made once all are ready for it. So t
 by one move at most, and whoever has not made it has all that it needs.
 """
 
+import time
 from typing import Any
 
 from samestep.replica import kernels, reference
+from samestep.replica.board import Phase
 from samestep.replica.handover import Handover
 from samestep.replica.job import Job, parse
 from samestep.replica.place import Control, Formation, open_wire
@@ -50,6 +52,7 @@ class Crew:
     def leave(self) -> None:
         """End one's part in the generation, so that nobody waits for this replica there, and wait for the next."""
         self.close()
+        self._control.spent.enter(Phase.START, time.monotonic())  # until the next generation has begun
         made, forming = self._run.made, self._held != self._generation
         ready = self._ready if forming else made is not None and made.ready
         if made is not None and made.open:

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from samestep.events import Event
 from samestep.replica import stack
 from samestep.replica.board import Board, Phase, Wish
 from samestep.replica.links import Links
+from samestep.replica.spent import Spent
 from samestep.wire.meeting import Door, meet
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Control:
         self._line, self.place = line, place
         self._sending = threading.Lock()  # a checkpoint is told of by the thread that writes it
         self._board = Board(place.board, place.slots)
+        self.spent = Spent(time.monotonic())
         self.door: Door | None = None  # where replicas of other hosts call
 
     def joined(self) -> None:
@@ -128,6 +131,7 @@ class Control:
 
     def phase(self, step: int, phase: Phase) -> None:
         self._board.write(self.place.slot, step, phase)
+        self.spent.enter(phase, time.monotonic())
 
 
 def connect(environment: Mapping[str, str]) -> Control:

@@ -1,5 +1,6 @@
 """What a replica works with: the data, the model, and once it is among others the step, the watch, the checkpoints."""
 
+import time
 from dataclasses import dataclass, field
 
 from samestep.data.feed import Feed, Fixed, Reader
@@ -11,6 +12,7 @@ from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.report import started
 from samestep.replica.setup import feed_of, fixed_of, step_of, task_of
+from samestep.replica.spent import memory
 from samestep.replica.state import Kept
 from samestep.replica.step import Step
 from samestep.replica.watch import Watch
@@ -63,6 +65,12 @@ class Run:
             self._short = self.generation
             self.control.send({"event": "shared_memory_failed", "reason": self.wire.shortage})
 
+    def tell_of_time(self, last: bool = False) -> None:
+        """What the steps since the last telling have spent, where it is due. last: in any case."""
+        spent, now = self.control.spent, time.monotonic()
+        if last or spent.due(now):
+            self.control.send(spent.tell(self.step.number, now) | {"bytes_sent": self.bytes_sent} | memory())
+
     def make(self, wire: Collective) -> None:
         """The step with blank moments, to be filled by others."""
         self.wire = wire
@@ -85,6 +93,7 @@ class Run:
         self.watch.enter(wire)
         self.checkpoints.enter(wire, generation)
         self.step.seal()
+        self.control.spent.begin(self.step.number)
         self.control.send(started(self.step, generation, self.control.place.host))
 
 

@@ -70,6 +70,7 @@ def after(run: Run) -> Wish:
     run.watch.after(run.step.since, run.step.number)
     wish = run.step.told[-1].wish if run.step.told else Wish.NONE
     run.checkpoints.after(digest, wish is Wish.STOP)
+    run.tell_of_time()
     return wish
 
 
@@ -78,6 +79,7 @@ def end(run: Run, stopped: bool) -> bool:
     run.step.check()
     if run.job.finish and not stopped:
         finish(run)
+    run.tell_of_time(last=True)
     run.control.phase(run.step.number, Phase.DONE)
     everybody_ready(run.wire, Tag(run.step.number, Operation.END))
     return True

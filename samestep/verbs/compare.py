@@ -73,7 +73,7 @@ def compare(left: Path, right: Path) -> Comparison:
         equal_steps=equal,
         step=step,
         at_step=at_step,
-        recipe=differences(_recipe(left), _recipe(right)),
+        recipe=differences(recipe_of(left), recipe_of(right)),
         tensors=_tensors(left, right, differences(ours, theirs)) if ours is not None and theirs is not None else (),
     )
 
@@ -105,7 +105,7 @@ def lines(comparison: Comparison) -> list[str]:
     return [
         f"{comparison.left} | {comparison.right}: {_verdict(comparison)}",
         *(f"{key.name}: {_or_none(key.left)} | {_or_none(key.right)}" for key in comparison.recipe),
-        _journals(comparison),
+        journals(comparison),
         *(_tensor(comparison, tensor) for tensor in comparison.tensors[:SHOWN]),
         *([f"... and {len(comparison.tensors) - SHOWN} more tensors"] if len(comparison.tensors) > SHOWN else []),
     ]
@@ -133,12 +133,16 @@ def _steps(run: Path) -> Steps:
     return {event["step"]: event for event in alternate.events_of(run) if event.get("event") == "step"}
 
 
-def _recipe(run: Path) -> dict[str, Any]:
-    resolved = load(run / "recipe.yaml").model_dump(exclude={"run"})
-    flat: dict[str, Any] = {}
+def recipe_of(run: Path) -> dict[str, Any]:
+    """`section.key` -> value of its recipe, without `run`."""
+    return flat(load(run / "recipe.yaml").model_dump(exclude={"run"}))
+
+
+def flat(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in resolved.items():
-        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
+        found |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return found
 
 
 # Tensors
@@ -194,7 +198,8 @@ def _verdict(comparison: Comparison) -> str:
     return f"different models, {comparison.left_digest} | {comparison.right_digest}"
 
 
-def _journals(comparison: Comparison) -> str:
+def journals(comparison: Comparison) -> str:
+    """How far the steps are equal, and in what they differ then."""
     equal = f"journals: {comparison.equal_steps} steps equal"
     if comparison.step is None:
         return equal

@@ -22,7 +22,8 @@ from samestep.replica.job import Job
 from samestep.report.progress import progress, reading
 from samestep.verbs.places import anchored
 from samestep.verbs.prepare import Prepared, prepare
-from samestep.verbs.train import ENGINES, Summary, carry_out, chosen, opening
+from samestep.verbs.report import reported
+from samestep.verbs.train import ENGINES, Summary, carry_out, chosen, heard, opening
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
 FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the journal: what the numbers follow from
@@ -47,8 +48,10 @@ class Before:
         return self.found.step if self.found else 0
 
 
-def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -> Summary:
-    """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run."""
+def resume(run: Path, overrides: Sequence[str], engine: str, console: Console, metrics: int | None = None) -> Summary:
+    """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run.
+    metrics: the port to serve them at.
+    """
     began = time.time()
     before = look(run, overrides)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -63,11 +66,15 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console) -
     put_in_order(run, before, prepared.alternate)
     summary = _so_far(run, before, prepared.recipe.run.replicas)
     panel = progress(console, run.name, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
-    with Journal(run / journal.NAME, prepared.alternate) as written:
+    with (
+        heard(prepared.recipe, run, metrics, panel.note) as hearers,
+        reported(run, say),
+        Journal(run / journal.NAME, prepared.alternate) as written,
+    ):
         written.write(resumed(before, prepared, began))
         with contextlib.closing(panel):
             job = rest(run, before, prepared)
-            carry_out(job, ENGINES[engine](), written, panel, summary, replayed(before))
+            carry_out(job, ENGINES[engine](), written, panel, summary, hearers, replayed(before))
         seconds = round(time.time() - began, 3)
         written.write({"event": "finished", "seconds": seconds, "digest": summary.digest})
     return summary

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -12,19 +12,21 @@ from typing import Any
 from rich.console import Console
 
 from samestep.data.corpus import Corpus
-from samestep.errors import ClusterError, RecipeError
+from samestep.errors import ClusterError, RecipeError, SamestepError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Restore
 from samestep.launch.local import Local
 from samestep.recipe.load import dump
+from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, checkpoint, shards
 from samestep.recover.journal import NAME, Journal
 from samestep.replica.job import Job
 from samestep.report.progress import Progress, progress, reading, show
 from samestep.verbs.logbook import Hearer, Logbook
 from samestep.verbs.pilot import as_dict, settled
-from samestep.verbs.prepare import Prepared, prepare
+from samestep.verbs.prepare import Prepared, Say, prepare
 from samestep.verbs.program import program, terms
+from samestep.verbs.report import reported
 from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
@@ -85,8 +87,10 @@ class Summary:
             self.step_seconds = (self.seconds - self.first_seconds) / (self.timed_steps - 1)
 
 
-def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console) -> Summary:
-    """Train and return the summary. What is shown while it runs goes to `console`."""
+def train(
+    recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console, metrics: int | None = None
+) -> Summary:
+    """Train and return the summary. What is shown while it runs goes to `console`. metrics: the port they get."""
     began = time.time()
     if engine not in ENGINES:
         raise RecipeError(f"--engine is {engine!r}, but must be one of {', '.join(ENGINES)}")
@@ -100,15 +104,30 @@ def train(recipe: Path, overrides: Sequence[str], run: Path | None, engine: str,
     summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)
     panel = progress(console, recipe.stem, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
     (folder / "recipe.yaml").write_text(dump(prepared.recipe))
-    with Journal(folder / NAME, prepared.alternate) as journal:
+    with (
+        heard(prepared.recipe, folder, metrics, panel.note) as hearers,
+        reported(folder, say),
+        Journal(folder / NAME, prepared.alternate) as journal,
+    ):
         journal.write(opening(prepared, began))
         if found:
             journal.write({"event": "piloted"} | as_dict(found))
             summary.predicted_step_seconds = found.choice.seconds
         with contextlib.closing(panel):
-            carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary)
+            carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary, hearers)
         journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
     return summary
+
+
+@contextlib.contextmanager
+def heard(recipe: Recipe, run: Path, metrics: int | None, say: Say) -> Iterator[list[Hearer]]:
+    """Who else is told of a run's events, as its recipe and the command line ask for."""
+    from samestep.report.metrics import serving
+    from samestep.report.sinks import Sinks
+
+    sinks = Sinks(recipe.run.sinks, run, recipe.model_dump(mode="json"), say)
+    with contextlib.closing(sinks), serving(metrics, say) as hearers:
+        yield [*hearers, sinks]
 
 
 def carry_out(
@@ -117,15 +136,22 @@ def carry_out(
     journal: Journal,
     panel: Progress,
     summary: Summary,
+    hearers: Sequence[Hearer] = (),
     replayed: Mapping[int, str] | None = None,
 ) -> None:
     """`execute`, with signals asking for a stop. Raises Stopped where one did; says how a run that fails goes on."""
     try:
         with Stopping(engine, panel.note, summary.run) as stopping:
-            execute(job, engine, journal, [summary.add, stopping.seen, partial(show, panel)], replayed)
-    except ClusterError as error:
-        error.args = (f"{error}; samestep resume {summary.run} {_onward(job)}",)
+            execute(job, engine, journal, [summary.add, stopping.seen, partial(show, panel), *hearers], replayed)
+    except SamestepError as error:
+        journal.write(_ended(error, time.time()))
+        if isinstance(error, ClusterError):
+            error.args = (f"{error}; samestep resume {summary.run} {_onward(job)}",)
         raise
+
+
+def _ended(error: SamestepError, now: float) -> Event:
+    return {"event": "ended", "time": round(now, 3), "reason": str(error), "exit_code": error.exit_code}
 
 
 def _onward(job: Job) -> str:
