@@ -16,8 +16,9 @@ from samestep.report.read import Numbers, Spent
 
 COLUMNS = 600
 WIDTH, HEIGHT = 1000, 100
-TICKS = 4  # on the axis of values, about
+TICKS = 5  # on an axis, about
 DECADES = 2.0  # positive values that span more are drawn on a logarithmic axis
+USUAL, TOWER = 0.9, 3.0  # share of the values that are usual, and times their largest that towers above all others
 HEADROOM = 0.06  # of the height, above and below the line
 
 Point = tuple[float, float]
@@ -57,6 +58,12 @@ def columns(values: Numbers, places: Sequence[range]) -> list[Column]:
 
 def _column(found: Sequence[float]) -> Column:
     return Column(min(found), max(found), sum(found) / len(found)) if found else Column(None, None, None)
+
+
+def capped(values: Sequence[float]) -> list[float]:
+    """Without those that tower above all others, and would leave these no height."""
+    usual = sorted(values)[: max(1, math.ceil(USUAL * len(values)))]
+    return [value for value in values if value <= TOWER * usual[-1]] if usual else []
 
 
 def scale(values: Iterable[float], zero: bool = False) -> Scale:

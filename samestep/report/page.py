@@ -88,8 +88,8 @@ def quiet(marks: Sequence[Mark]) -> list[str]:
     """A sentence for each kind of mark that has no line of its own."""
     steps = {kind: [mark.step for mark in marks if mark.kind == kind] for kind in QUIET}
     saved, best = steps["checkpoint"], steps["best"]
-    many = f"{len(saved):,} checkpoint{'s'[: len(saved) > 1]} written, the last one after step {saved[-1]:,}."
-    found = [many] if saved else []
+    many = f"{len(saved):,} checkpoint{'s'[: len(saved) > 1]} written, the last one after step"
+    found = [f"{many} {saved[-1]:,}."] if saved else []
     return found + ([f"The lowest held-out loss was that after step {best[-1]:,}."] if best else [])
 
 

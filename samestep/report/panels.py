@@ -32,13 +32,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """ticks: (share of the height from above in %, text)."""
+    """ticks: (share of the height from above in %, text). note: beside the title."""
 
     key: str
     title: str
     lines: list[Line]
     ticks: list[tuple[str, str]]
-    log: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,8 @@ def _phases(history: History, frame: Frame) -> Panel:
     found = chart.phases(history.spent, frame.ends)
     whole = sum(sum(each.get(part, 0.0) for part in PARTS) for each in found)
     parts = [part for part in PARTS if sum(each.get(part, 0.0) for each in found) > THIN * whole]
-    axis = chart.scale([sum(each.get(part, 0.0) for part in parts) for each in found], zero=True)
+    sums = [sum(each.get(part, 0.0) for part in parts) for each in found if each]
+    axis = chart.scale(chart.capped(sums), zero=True)
     below = [0.0] * len(found)
     lines = []
     for part in parts:
@@ -146,7 +147,8 @@ def _phases(history: History, frame: Frame) -> Panel:
         ys = [None if edge is None else round(edge[2], 1) for edge in edges]
         lines.append(Line(NAMES.get(part, part), part, "", chart.band(edges), values, ys))
         below = above
-    return _panel("phases", "Time by phase, a step", lines, axis, duration)
+    cut = sum(axis.y(each) < 0 for each in sums)
+    return _panel("phases", "Time by phase, a step", lines, axis, duration, f"{cut} cut at the top" if cut else "")
 
 
 def _memory(history: History, frame: Frame) -> Panel:
@@ -189,9 +191,9 @@ def _said(column: Column, show: Show) -> str:
     return show(column.mean) + apart
 
 
-def _panel(key: str, title: str, lines: list[Line], axis: Scale, show: Show) -> Panel:
+def _panel(key: str, title: str, lines: list[Line], axis: Scale, show: Show, note: str = "") -> Panel:
     ticks = [(_share(axis.y(tick) / HEIGHT), _tick(tick, show)) for tick in chart.ticks(axis)]
-    return Panel(key, title, lines, ticks, axis.log)
+    return Panel(key, title, lines, ticks, "logarithmic" if axis.log else note)
 
 
 def _tick(value: float, show: Show) -> str:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from samestep.recover import ledger
 from samestep.report.read import COMPUTE, History
 from samestep.report.read import hours as hours_in
-from samestep.report.words import by_replica, listed, number, speeds, step_seconds
+from samestep.report.words import by_replica, listed, number, speeds, steady, step_seconds
 from samestep.units import UNKNOWN, count, duration, rate, share, size
 
 Rows = list[tuple[str, ...]]
@@ -56,10 +56,12 @@ def _places(history: History) -> str:
 
 
 def replicas(history: History) -> Rows:
-    """A row a replica: what a step of it is spent on, and its memory. The first row names the columns."""
-    totals = by_replica(history.spent)
-    head = ("replica", "lanes", "computes", "exchanges", "updates", "sent in all", "most memory")
-    rows = [
+    """A row a replica: what a usual step of it is spent on, in the longest stretch that one set of them has shared, and
+    its memory. The first row names the columns.
+    """
+    totals = by_replica(steady(history))
+    head = ("replica", "lanes", "computes", "exchanges", "updates", "sent", "most memory")
+    rows: Rows = [
         (
             name,
             str(each.lanes),
@@ -95,14 +97,16 @@ def predicted(history: History) -> Rows:
 
 
 def _off(predicted: float, measured: float) -> str:
-    return f"{predicted / measured - 1:+.0%}".replace("%", " %") if measured else UNKNOWN
+    if not measured:
+        return UNKNOWN
+    return f"{round(predicted / measured - 1, 2) + 0.0:+.0%}".replace("%", " %")  # -0.0 + 0.0 is 0.0
 
 
 def scaling(history: History, price: float | None) -> Rows:
     """Speed by number of replicas, and what the run has cost. price: of an hour of a replica, in whatever currency."""
     found = speeds(history)
     few = min(found, default=1)
-    rows = [
+    rows: Rows = [
         (f"{many} replicas" if many > 1 else "1 replica", rate(found[many], "tokens"), _linear(found, few, many))
         for many in found
     ]
@@ -150,7 +154,7 @@ def environment(history: History) -> Rows:
 def sources(history: History) -> Rows:
     """A row a source of data; the first row names the columns."""
     found = history.opened.get("sources", {})
-    rows = [
+    rows: Rows = [
         (name, str(each["format"]), f"{each['sequences']:,}", f"{each['held_out_sequences']:,}", f"{each['skipped']:,}")
         for name, each in found.items()
     ]

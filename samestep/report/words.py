@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from statistics import median
 
 from samestep.report.read import COMPUTE, History, Spent, replicas_at
@@ -54,6 +55,14 @@ def by_replica(spent: Iterable[Spent]) -> dict[str, Totals]:
     return {name: found[name] for name in sorted(found)}
 
 
+def steady(history: History) -> list[Spent]:
+    """What was told of the longest stretch of steps that one set of replicas has shared: lanes are the same in it."""
+    firsts = [first for first, _ in history.crews] or [1]
+    spans = list(pairwise([*firsts, max([firsts[-1], *history.steps[-1:]]) + 1]))
+    first, end = max(spans, key=lambda span: span[1] - span[0])
+    return [each for each in history.spent if each.step - each.steps + 1 >= first and each.step < end]
+
+
 def shares(totals: Mapping[str, Totals]) -> dict[str, float]:
     """Phase -> its share of the time of all replicas, without the time of their starts, as PARTS are ordered."""
     sums = {part: sum(each.seconds.get(part, 0.0) for each in totals.values()) for part in PARTS}
@@ -65,7 +74,8 @@ def words(history: History) -> list[str]:
     """The sentences of a report, the largest matter first."""
     totals = by_replica(history.spent)
     usual = median([seconds for seconds in history.series["seconds"] if seconds] or [0.0])
-    found = [_division(shares(totals)), waits(totals, usual), uneven(totals, usual), *_advice(shares(totals))]
+    crew = by_replica(steady(history))
+    found = [_division(shares(totals)), waits(crew, usual), uneven(crew, usual), *_advice(shares(totals))]
     found += [stalls(history.steps, history.series["seconds"]), _again(history), _slower(history)]
     found += [*_grew(history.spent), _predicted(history), _scaling(speeds(history))]
     return [sentence for sentence in found if sentence]
