@@ -37,7 +37,7 @@ def train(
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME-N.")] = None,
-    engine: Annotated[str, typer.Option(help="Who starts the replicas: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="Who starts the replicas: local; env: torchrun, srun or a JobSet.")] = "local",
     metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -47,8 +47,15 @@ def train(
 
     from samestep.verbs import train as verb
 
-    summary = verb.train(recipe, _with_replicas(overrides, replicas), run, engine, Console(stderr=True), metrics)
-    _show(as_json, asdict(summary), verb.lines(summary))
+    changes, console = _with_replicas(overrides, replicas), Console(stderr=True)
+    if engine == verb.LAUNCHED:
+        from samestep.verbs import launched
+
+        summary = launched.train(recipe, changes, run, console, metrics)
+    else:
+        summary = verb.train(recipe, changes, run, engine, console, metrics)
+    if summary is not None:  # of all processes of a launch one has it
+        _show(as_json, asdict(summary), verb.lines(summary))
 
 
 @app.command()

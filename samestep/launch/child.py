@@ -1,7 +1,6 @@
 """One replica's process on this host, as the engine sees it."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -15,6 +14,7 @@ from samestep import errors
 from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
 from samestep.launch.engine import Program
+from samestep.launch.line import heard
 from samestep.replica.place import CONTROL, Place, post
 
 # glibc gives freed activations back to the kernel and gets them again each step, in several heaps: at 2,048 tokens a
@@ -49,18 +49,8 @@ class Child:
 
     def told(self) -> list[Event] | None:
         """All that it has sent so far; also what is left after its end. None where it can send nothing more."""
-        events: list[Event] = []
-        while True:
-            try:
-                received = self.line.recv(1 << 16, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return events
-            except ConnectionResetError:
-                received = b""
-            if not received:
-                return events or None
-            *lines, self.pending = (self.pending + received).split(b"\n")
-            events += map(json.loads, lines)
+        events, self.pending = heard(self.line, self.pending)
+        return events
 
     def form(self, fields: dict[str, Any], descriptors: list[int]) -> None:
         """Tell it of a generation. Nothing where it has just died: the engine hears of that in another way."""
@@ -88,10 +78,15 @@ class Child:
     def error(self, where: str) -> SamestepError:
         """What it said of its own end, as the error that it was. where: replica, step and phase."""
         assert self.failure is not None
-        made, message = kind(self.failure), self.failure["message"]
-        error = made(message if made.of_all else f"{message} ({where})")
-        error.remote_traceback = self.failure["traceback"]
-        return error
+        return as_error(self.failure, where)
+
+
+def as_error(failure: Event, where: str) -> SamestepError:
+    """What a replica has told of its end, as the error that it was."""
+    made, message = kind(failure), failure["message"]
+    error = made(message if made.of_all else f"{message} ({where})")
+    error.remote_traceback = failure["traceback"]
+    return error
 
 
 def kind(failure: Event) -> type[SamestepError]:

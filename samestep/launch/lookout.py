@@ -15,9 +15,12 @@ class Seat(NamedTuple):
 
 
 class Lookout:
-    """No thread, no clock: its owner calls `look`, and `forget` when replicas come or go."""
+    """No thread, no clock: its owner calls `look`, and `forget` when replicas come or go.
 
-    def __init__(self, board: Board, patience: Patience | None = None) -> None:
+    board: None where others look at replicas, on hosts of their own, and `judge` is called with what they saw.
+    """
+
+    def __init__(self, board: Board | None, patience: Patience | None = None) -> None:
         self._board, self._patience = board, patience or Patience()
         self._view: View | None = None
         self._told: set[tuple[str, int | None, int, bool]] = set()
@@ -26,7 +29,12 @@ class Lookout:
         """To be called about once a second, with all replicas that have not ended. now: of
         time.monotonic. What is still so at the next look is told once. cut: replicas on a link that seems to be cut.
         """
-        looks = {replica: look for replica, seat in seats.items() if (look := self._at(seat))}
+        assert self._board is not None
+        board = self._board
+        return self.judge({replica: look for replica, seat in seats.items() if (look := at(board, seat))}, now, cut)
+
+    def judge(self, looks: Mapping[int, Look], now: float, cut: Collection[int] = ()) -> list[Finding]:
+        """The same of what was seen of them."""
         self._view = silence.follow(self._view, now, looks, self._patience)
         found = {(f.kind, f.replica, f.step, f.fence): f for f in silence.diagnose(self._view, self._patience, cut)}
         new = [finding for key, finding in found.items() if key not in self._told]
@@ -38,6 +46,8 @@ class Lookout:
         if self._view is not None:
             self._view = View(self._view.at, self._view.at, longest=self._view.longest)
 
-    def _at(self, seat: Seat) -> Look | None:
-        line, seen = self._board.read(seat.slot), vitals.read(seat.pid)
-        return seen and Look(line.step, line.phase.name.lower(), line.since, seen.state, seen.cpu, seen.switches)
+
+def at(board: Board, seat: Seat) -> Look | None:
+    """None where the process is gone."""
+    line, seen = board.read(seat.slot), vitals.read(seat.pid)
+    return seen and Look(line.step, line.phase.name.lower(), line.since, seen.state, seen.cpu, seen.switches)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from samestep.errors import DataError, RecipeError
 from samestep.events import Event
+from samestep.launch.engine import Engine
 from samestep.recipe.load import load
 from samestep.recover import alternate, checkpoint, journal, shards
 from samestep.recover.checkpoint import Saved
@@ -23,7 +24,7 @@ from samestep.report.progress import progress, reading
 from samestep.verbs.places import anchored
 from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.report import reported
-from samestep.verbs.train import ENGINES, Summary, carry_out, chosen, heard, opening
+from samestep.verbs.train import Summary, carry_out, chosen, engine_of, heard, opening
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
 FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the journal: what the numbers follow from
@@ -52,6 +53,10 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console, m
     """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run.
     metrics: the port to serve them at.
     """
+    return go_on(run, overrides, engine_of(engine), console, metrics)
+
+
+def go_on(run: Path, overrides: Sequence[str], engine: Engine, console: Console, metrics: int | None) -> Summary:
     began = time.time()
     before = look(run, overrides)
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -74,7 +79,7 @@ def resume(run: Path, overrides: Sequence[str], engine: str, console: Console, m
         written.write(resumed(before, prepared, began))
         with contextlib.closing(panel):
             job = rest(run, before, prepared)
-            carry_out(job, ENGINES[engine](), written, panel, summary, hearers, replayed(before))
+            carry_out(job, engine, written, panel, summary, hearers, replayed(before))
         seconds = round(time.time() - began, 3)
         written.write({"event": "finished", "seconds": seconds, "digest": summary.digest})
     return summary
@@ -173,10 +178,13 @@ def resumed(before: Before, prepared: Prepared, now: float) -> Event:
 
 
 def _so_far(run: Path, before: Before, replicas: int) -> Summary:
+    return summary_of(run, [event for event in before.events if event.get("step", 0) <= before.step], replicas)
+
+
+def summary_of(run: Path, events: Sequence[Event], replicas: int = 1) -> Summary:
     summary = Summary(str(run), replicas=replicas)
-    for event in before.events:
-        if event.get("step", 0) <= before.step:
-            summary.add(event)
+    for event in events:
+        summary.add(event)
     return summary
 
 

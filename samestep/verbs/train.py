@@ -16,6 +16,7 @@ from samestep.errors import ClusterError, RecipeError, SamestepError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Restore
 from samestep.launch.local import Local
+from samestep.launch.rendezvous import FOLDER as LAUNCH
 from samestep.recipe.load import dump
 from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, checkpoint, shards
@@ -30,6 +31,7 @@ from samestep.verbs.report import reported
 from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, type[Engine]] = {"local": Local}
+LAUNCHED = "env"  # others start the processes: verbs/launched.py
 
 
 @dataclass
@@ -91,9 +93,19 @@ def train(
     recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console, metrics: int | None = None
 ) -> Summary:
     """Train and return the summary. What is shown while it runs goes to `console`. metrics: the port they get."""
+    return begin(recipe, overrides, run, engine_of(engine), console, metrics)
+
+
+def engine_of(name: str) -> Engine:
+    if name not in ENGINES:
+        raise RecipeError(f"--engine is {name!r}, but must be one of {', '.join([*ENGINES, LAUNCHED])}")
+    return ENGINES[name]()
+
+
+def begin(
+    recipe: Path, overrides: Sequence[str], run: Path | None, engine: Engine, console: Console, metrics: int | None
+) -> Summary:
     began = time.time()
-    if engine not in ENGINES:
-        raise RecipeError(f"--engine is {engine!r}, but must be one of {', '.join(ENGINES)}")
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
@@ -114,7 +126,7 @@ def train(
             journal.write({"event": "piloted"} | as_dict(found))
             summary.predicted_step_seconds = found.choice.seconds
         with contextlib.closing(panel):
-            carry_out(prepared.job("train", folder), ENGINES[engine](), journal, panel, summary, hearers)
+            carry_out(prepared.job("train", folder), engine, journal, panel, summary, hearers)
         journal.write({"event": "finished", "seconds": round(time.time() - began, 3), "digest": summary.digest})
     return summary
 
@@ -220,19 +232,26 @@ def _source(corpus: Corpus) -> dict[str, Any]:
 
 
 def _run_folder(asked: Path | None, name: str, beside: Path | None) -> Path:
-    """Create the folder of this run, and its alternate `beside`. RecipeError if one of them holds anything."""
+    """Create the folder of this run, and its alternate `beside`. RecipeError if one of them holds anything but what a
+    launch has put there, and a life that ended before its journal began.
+    """
     if beside is not None:
         alternate.refuse_used(beside)
     if asked is None:
         numbers = (n for n in range(1, sys.maxsize) if not Path("runs", f"{name}-{n}").exists())
         asked = Path("runs", f"{name}-{next(numbers)}")
-    if asked.exists() and (not asked.is_dir() or any(asked.iterdir())):
+    if asked.exists() and (not asked.is_dir() or not _is_fresh(asked)):
         what = "holds another run" if (asked / NAME).exists() else "is not an empty folder"
         raise RecipeError(f"{asked} {what}; choose another folder with --run, or delete it first")
     asked.mkdir(parents=True, exist_ok=True)
     if beside is not None:
         alternate.take(beside, asked)
     return asked
+
+
+def _is_fresh(folder: Path) -> bool:
+    launched, left = (folder / LAUNCH).exists(), {LAUNCH, "recipe.yaml", NAME}
+    return {path.name for path in folder.iterdir()} <= (left if launched else set())
 
 
 def lines(summary: Summary) -> list[str]:
