@@ -37,7 +37,9 @@ def train(
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME-N.")] = None,
-    engine: Annotated[str, typer.Option(help="Who starts the replicas: local; env: torchrun, srun or a JobSet.")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="Who starts the replicas: local; env: torchrun, srun or a JobSet.")
+    ] = "local",
     metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -76,6 +78,28 @@ def resume(
 
     summary = verb.resume(run, _with_replicas(overrides, replicas), engine, Console(stderr=True), metrics)
     _show(as_json, asdict(summary), lines(summary))
+
+
+@app.command()
+def slurm(
+    words: Annotated[
+        list[str], typer.Argument(metavar="RECIPE... [KEY=VALUE]...", help="Recipes, a job array where several.")
+    ],
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
+    replicas_per_node: Annotated[int, typer.Option(min=1, help="Replicas on each node.")] = 1,
+    time: Annotated[str | None, typer.Option(help="Time limit of a life of the job, as sbatch has it.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run, which the nodes share.")] = None,
+    sbatch: Annotated[list[str] | None, typer.Option(help="A further option of sbatch: --sbatch=--account=x")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train under Slurm: write a batch script and submit it."""
+    from samestep.verbs import slurm as verb
+
+    done = verb.slurm(words, nodes, replicas_per_node, time, partition, run, sbatch or [], dry_run)
+    _show(as_json, asdict(done), verb.lines(done))
 
 
 @app.command()

@@ -13,9 +13,10 @@ import signal
 import socket
 import threading
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -188,8 +189,21 @@ class _Company:
         self._program, self._members, self._on_event = program, members, on_event
         self._formed = self._told_to_stop = False
         self._cuts, self._lookout, self._looked = Cuts(GENERATION), Lookout(None), time.monotonic()
-        self._suspects: dict[int, SamestepError] = {}  # replicas that lost a peer: what to say where no other is to blame
+        self._suspects: dict[
+            int, SamestepError
+        ] = {}  # replicas that lost a peer: what to say where no other is to blame
         self._until = 0.0  # they are not believed to be the cause
+        self._hears: dict[str, Callable[[Member, Event], None]] = {
+            "here": self._on_here,
+            "joined": self._on_joined,
+            "look": self._on_look,
+            "unreachable": partial(self._on_link, "unreachable"),
+            "reachable": partial(self._on_link, "reachable"),
+            "waiting": self._on_waiting,
+            "failed": self._on_failed,
+            "exited": self._on_exited,
+            "stop": self._on_stop,
+        }
 
     def run(self, stopping: Callable[[], bool]) -> None:
         for member in self._members:
@@ -212,35 +226,49 @@ class _Company:
             self._lost(member, "ended without a word, or its host did", member.look)
 
     def _said(self, member: Member, event: Event) -> None:
-        match event.pop("event"):
-            case "here":
-                member.host, member.pid = event["host"], event["pid"]
-                self._refuse_other_version(member, event["version"])
-            case "joined":
-                member.port = event.get("port", 0)
-                self._form()
-            case "look":
-                member.see(event["look"], event["now"], time.monotonic())
-            case "unreachable" | "reachable" as link:
-                self._cuts.said(member.index, event | {"event": link}, time.monotonic())
-            case "waiting":
-                self._suspect(member, PeerLost(f"{member.where(member.look)} lost its peers, and none has ended; see the network"))
-            case "failed":
-                member.failure = event
-                if member.pid == 0:  # it has not even started its replica
-                    self._lost(member, "failed", None)
-            case "exited":
-                self._ended(member, event)
-            case "stop":
-                signal.raise_signal(signal.SIGTERM)
-            case name:
-                self._on_event({"event": name} | event | {"rank": member.index})
+        name = event.pop("event")
+        if name in self._hears:
+            self._hears[name](member, event)
+        else:
+            self._on_event({"event": name} | event | {"rank": member.index})
 
-    def _ended(self, member: Member, event: Event) -> None:
+    def _on_here(self, member: Member, event: Event) -> None:
+        member.host, member.pid = event["host"], event["pid"]
+        if event["version"] != __version__:
+            raise ClusterError(
+                f"process {member.index} on {member.host} has samestep {event['version']}, process 0 has {__version__}; "
+                "install the same everywhere"
+            )
+
+    def _on_joined(self, member: Member, event: Event) -> None:
+        member.port = event.get("port", 0)
+        if all(member.port is not None for member in self._members):
+            self._form()
+
+    def _on_link(self, kind: str, member: Member, event: Event) -> None:
+        self._cuts.said(member.index, event | {"event": kind}, time.monotonic())
+
+    def _on_waiting(self, member: Member, event: Event) -> None:
+        lost = f"{member.where(member.look)} lost its peers, and none of them has ended; look at the network"
+        self._suspect(member, ClusterError(lost))
+
+    def _on_failed(self, member: Member, event: Event) -> None:
+        member.failure = event
+        if member.pid == 0:  # it has not even started its replica
+            self._lost(member, "failed", None)
+
+    def _on_exited(self, member: Member, event: Event) -> None:
         if event["clean"] and not member.failure and self._formed:
             member.finished = True
         else:
             self._lost(member, event["how"], Last(event["step"], event["phase"]))
+
+    def _on_look(self, member: Member, event: Event) -> None:
+        member.see(event["look"], event["now"], time.monotonic())
+
+    def _on_stop(self, member: Member, event: Event) -> None:
+        """As if it had been asked of this process."""
+        signal.raise_signal(signal.SIGTERM)
 
     def _lost(self, member: Member, how: str, last: "Last | Look | None") -> None:
         where = member.where(last)
@@ -288,13 +316,6 @@ class _Company:
         if ends:
             raise ClusterError(f"{found.sentence}; all were stopped")
 
-    def _refuse_other_version(self, member: Member, version: str) -> None:
-        if version != __version__:
-            raise ClusterError(
-                f"process {member.index} on {member.host} has samestep {version}, process 0 has {__version__}; install "
-                "the same everywhere"
-            )
-
     def _stop(self) -> None:
         if not self._formed:
             raise ClusterError("the run was asked to stop before its first step")
@@ -303,9 +324,6 @@ class _Company:
             member.line.say({"do": "stop"})
 
     def _form(self) -> None:
-        """Once all have joined."""
-        if any(member.port is None for member in self._members):
-            return
         self._formed, size = True, len(self._members)
         reason = f"{size} processes were started, one replica each"
         told = {"event": "formed", "generation": GENERATION, "replicas": size, "step": -1, "restored": True}

@@ -75,7 +75,7 @@ class Reception:
         self._file.unlink(missing_ok=True)
 
     def _meet(self, watcher: meeting.Watcher) -> Lines:
-        others = {index: ("", 0) for index in range(1, self._me.size)}
+        others = dict.fromkeys(range(1, self._me.size), ("", 0))
         lines = meet(self.door, self._me.size, others, 0, self._token, watcher)  # as the highest, which calls nobody
         for line in lines.values():
             line.setblocking(True)
@@ -149,18 +149,23 @@ def answered(called: Called) -> bool:
     called.line.settimeout(PAUSE)
     said = b""
     while len(said) < len(called.proof):
-        try:
-            more = called.line.recv(len(called.proof) - len(said))
-        except TimeoutError:
-            more = b"" if tcp.silence(called.line) > SILENT else None
-        except OSError:
-            more = b""
+        more = _more(called.line, len(called.proof) - len(said))
         if more == b"":
             called.line.close()
             return False
         said += more or b""
     called.line.settimeout(None)
     return hmac.compare_digest(said, called.proof)
+
+
+def _more(line: socket.socket, due: int) -> bytes | None:
+    """None where nothing has come yet, no bytes where nothing will."""
+    try:
+        return line.recv(due)
+    except TimeoutError:
+        return b"" if tcp.silence(line) > SILENT else None
+    except OSError:
+        return b""
 
 
 @contextlib.contextmanager
@@ -220,8 +225,8 @@ def _door(me: Started) -> Door:
             with contextlib.suppress(OSError):
                 return Door(own)
     raise ClusterError(
-        f"MASTER_ADDR is {me.hint} ({found[0]}), but process 0 runs on {socket.gethostname()}, where nobody can listen at "
-        "that address; set it to an address of that host"
+        f"MASTER_ADDR is {me.hint} ({found[0]}), but process 0 runs on {socket.gethostname()}, where nobody can listen "
+        "at that address; set it to an address of that host"
     )
 
 

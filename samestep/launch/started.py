@@ -50,7 +50,9 @@ def _by_srun(known: Mapping[str, str]) -> Started:
     nodes = known.get("SLURM_STEP_NUM_NODES", known.get("SLURM_NNODES", "1"))
     hint = "127.0.0.1" if nodes == "1" else known.get("MASTER_ADDR") or known.get("SLURM_LAUNCH_NODE_IPADDR", "")
     restarts = _number(known, "SLURM_RESTART_COUNT", "0")
-    return Started("srun", _number(known, "SLURM_PROCID"), size, _scheduled(known), _address(hint, size), False, restarts)
+    return Started(
+        "srun", _number(known, "SLURM_PROCID"), size, _scheduled(known), _address(hint, size), False, restarts
+    )
 
 
 def _by_jobset(known: Mapping[str, str]) -> Started:

@@ -14,7 +14,6 @@ from rich.console import Console
 from samestep.errors import ClusterError, RecipeError
 from samestep.launch.engine import Program
 from samestep.launch.env import Env, follow, here
-from samestep.launch.started import Started
 from samestep.recipe.load import load
 from samestep.recipe.schema import Recipe
 from samestep.recover import journal
@@ -32,14 +31,21 @@ def train(
     """
     me, patience = here()
     if run is None:
-        raise RecipeError("--engine env needs --run DIR, a folder that the hosts share; it is the same for all processes")
+        raise RecipeError(
+            "--engine env needs --run DIR, a folder that the hosts share; it is the same for all processes"
+        )
     overrides = [*overrides, f"run.replicas={me.size}", "run.hosts=null"]
     if me.index:
         follow(me, run, patience, lambda: _follower(recipe, overrides, run))
         return None
     with Env(me, run, patience) as engine:
+<<<<<<< HEAD
         _refuse_size(load(recipe, overrides[:-2]), me)
         return _led(recipe, overrides, run, engine, console, metrics)
+=======
+        refuse(load(recipe, overrides[:-2]), me.size, me.by)
+        return _led(recipe, overrides, run, engine, console)
+>>>>>>> db4ae9b (samestep slurm: a batch script that puts itself into the queue again; tests under a real Slurm of three nodes)
 
 
 def _led(
@@ -70,24 +76,26 @@ def _follower(recipe: Path, overrides: Sequence[str], run: Path) -> Any:
     return make
 
 
-def _refuse_size(recipe: Recipe, me: Started) -> None:
-    if me.size > recipe.most_replicas:
+def refuse(recipe: Recipe, size: int, by: str) -> None:
+    """ClusterError for what processes that `by` starts cannot do."""
+    if size > recipe.most_replicas:
         raise ClusterError(
-            f"{me.by} has started {me.size} processes, but at most {recipe.most_replicas} can share a step of this "
-            f"recipe (lanes); start fewer"
+            f"{by} starts {size} processes, but at most {recipe.most_replicas} can share a step of this recipe; start "
+            "fewer, or raise its lanes"
         )
     if recipe.sync.strategy in ("auto", "fast"):
         raise ClusterError(
-            f"sync.strategy {recipe.sync.strategy} is for --engine local; under {me.by} name another one (samestep pilot "
+            f"sync.strategy {recipe.sync.strategy} is for --engine local; under {by} name another one (samestep pilot "
             "measures which)"
         )
 
 
 def _moved(work: dict[str, Any], run: Path) -> str | None:
     """The checkpoint in the run folder, whose path may be another one on this host."""
-    if work["checkpoint"] is None or not Path(work["checkpoint"]).is_relative_to(work["run"]):
-        return work["checkpoint"]
-    return str(run / Path(work["checkpoint"]).relative_to(work["run"]))
+    checkpoint: str | None = work["checkpoint"]
+    if checkpoint is None or not Path(checkpoint).is_relative_to(work["run"]):
+        return checkpoint
+    return str(run / Path(checkpoint).relative_to(work["run"]))
 
 
 def _refuse_other_work(mine: dict[str, Any], work: dict[str, Any]) -> None:
@@ -96,7 +104,7 @@ def _refuse_other_work(mine: dict[str, Any], work: dict[str, Any]) -> None:
         raise ClusterError(f"{key} of the recipe is not what process 0 has; give all processes the same recipe")
     if [Path(folder).name for folder in mine["corpora"]] != [Path(folder).name for folder in work["corpora"]]:
         raise ClusterError(
-            "the data, or the versions of libraries that prepare them, are not those of process 0; give all hosts the same"
+            "the data, or the versions of what prepares them, are not those of process 0; give all hosts the same"
         )
 
 
