@@ -236,8 +236,8 @@ class _Company:
         member.host, member.pid = event["host"], event["pid"]
         if event["version"] != __version__:
             raise ClusterError(
-                f"process {member.index} on {member.host} has samestep {event['version']}, process 0 has {__version__}; "
-                "install the same everywhere"
+                f"process {member.index} on {member.host} has samestep {event['version']}, and process 0 "
+                f"{__version__}; install the same everywhere"
             )
 
     def _on_joined(self, member: Member, event: Event) -> None:

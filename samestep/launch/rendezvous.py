@@ -50,6 +50,7 @@ class Reception:
     def __init__(self, me: Started, run: Path) -> None:
         """ClusterError where process 0 has no address, or the folder cannot be written."""
         self._me, self._token = me, secrets.token_bytes(32)
+        self._came: list[socket.socket] = []  # copies of the connections to those that wait for the others
         self.door = _door(me)
         self.address: str = self.door.listener.getsockname()[0]
         self._file = _file(run, me)
@@ -62,17 +63,28 @@ class Reception:
 
     def receive(self, patience: float, asked_to_stop: Callable[[], bool]) -> Lines:
         """All others, connected. ClusterError where some do not come within `patience` seconds: it names them."""
-        return self._meet(_Awaiting(self._me, patience, asked_to_stop))
+        lines = self._meet(_Awaiting(self._me, patience, asked_to_stop, self._came))
+        self._forget()
+        return lines
 
     def turn_away(self, message: bytes) -> None:
-        """Say it to all who call within a few seconds."""
+        """Say it to all who have come, and to those who call within a few seconds."""
+        for line in self._came:
+            with contextlib.suppress(OSError):
+                line.sendall(message)
+        self._forget()
         with contextlib.suppress(ClusterError):
             for line in self._meet(_Refusing(message, FAREWELL)).values():
                 line.close()
 
     def close(self) -> None:
+        self._forget()
         self.door.close()
         self._file.unlink(missing_ok=True)
+
+    def _forget(self) -> None:
+        while self._came:
+            self._came.pop().close()
 
     def _meet(self, watcher: meeting.Watcher) -> Lines:
         others = dict.fromkeys(range(1, self._me.size), ("", 0))
@@ -90,9 +102,12 @@ class Reception:
 
 
 class _Awaiting:
-    """Who is missing, and until when: what `meet` asks."""
+    """Who is missing, and until when: what `meet` asks. came: filled with a copy of each connection."""
 
-    def __init__(self, me: Started, patience: float, asked_to_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, me: Started, patience: float, asked_to_stop: Callable[[], bool], came: list[socket.socket]
+    ) -> None:
+        self._came = came
         self._me, self._patience, self._asked_to_stop = me, patience, asked_to_stop
         self._until = time.monotonic() + patience
         self._missing = set(range(1, me.size))
@@ -102,6 +117,7 @@ class _Awaiting:
 
     def reached(self, rank: int, connection: socket.socket) -> None:
         self._missing.discard(rank)
+        self._came.append(connection.dup())
 
     def look(self) -> None:
         if self._asked_to_stop():

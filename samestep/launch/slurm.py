@@ -25,6 +25,7 @@ mkdir -p -- "$run/launch"
 cd -- {folder} || exit 4
 
 stop() {{
+  cut=1
   echo "$(date +%FT%T) SIGTERM: preempted, requeued, or {warning} s before the time limit; stopping with a checkpoint"
   scancel --quiet --signal=TERM "$SLURM_JOB_ID"
 }}
@@ -36,13 +37,11 @@ srun --cpus-per-task={threads} --wait=60 --kill-on-bad-exit=0 --open-mode=append
   --output="$run/launch/slurm-%j-%N-%t.log" \\
   {command} train "$recipe" --run "$run" --engine env{overrides} &
 step=$!
-wait "$step"
-code=$?
-while [ "$code" -gt 128 ]; do  # a trap has cut the wait short, or srun itself was killed
+code=0 cut=1
+while [ -n "$cut" ]; do  # a trap cuts the wait short
+  cut=
   wait "$step"
-  again=$?
-  [ "$again" -eq 127 ] && break
-  code=$again
+  code=$?
 done
 
 state=$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)
@@ -120,7 +119,7 @@ def _plain(what: str, text: str) -> str:
     """sbatch has rules of its own for quotes, and % stands for a job's number."""
     if not text.isprintable() or set(text) & set("\"'\\%"):
         raise RecipeError(
-            f"{what} is {text!r}; sbatch cannot take quotes, backslashes, % and line ends in it; leave them out"
+            f"{what} is {text!r}, but sbatch takes no quotes, backslashes, % and line ends; leave them out"
         )
     return text
 

@@ -1,12 +1,14 @@
 """A replica's process, started by an engine: take up the place, do the job, tell what went wrong."""
 
 import os
+import signal
 
 from samestep.errors import SamestepError
 from samestep.replica.place import Control, connect
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # schedulers send it to every process; the engine asks all to stop
     control = connect(os.environ)
     try:
         _work(control)

@@ -39,13 +39,8 @@ def train(
         follow(me, run, patience, lambda: _follower(recipe, overrides, run))
         return None
     with Env(me, run, patience) as engine:
-<<<<<<< HEAD
-        _refuse_size(load(recipe, overrides[:-2]), me)
-        return _led(recipe, overrides, run, engine, console, metrics)
-=======
         refuse(load(recipe, overrides[:-2]), me.size, me.by)
-        return _led(recipe, overrides, run, engine, console)
->>>>>>> db4ae9b (samestep slurm: a batch script that puts itself into the queue again; tests under a real Slurm of three nodes)
+        return _led(recipe, overrides, run, engine, console, metrics)
 
 
 def _led(

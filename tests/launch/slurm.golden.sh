@@ -1,0 +1,48 @@
+#!/bin/bash
+#SBATCH --job-name=samestep-tiny
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=2
+#SBATCH --cpus-per-task=8
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:TERM@120
+#SBATCH --output="/shared/runs/launch/slurm-%A_%a.log"
+#SBATCH --array=0-1
+#SBATCH --time=1-12:00:00
+#SBATCH --partition=gpu
+#SBATCH --account=physics
+
+set -u
+recipes=(/shared/recipes/tiny.yaml '/shared/it'"'"'s $HOME.yaml')
+runs=(/shared/runs/tiny '/shared/runs/a b')
+recipe=${recipes[${SLURM_ARRAY_TASK_ID:-0}]}
+run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}
+mkdir -p -- "$run/launch"
+cd -- '/shared/work dir' || exit 4
+
+stop() {
+  cut=1
+  echo "$(date +%FT%T) SIGTERM: preempted, requeued, or 120 s before the time limit; stopping with a checkpoint"
+  scancel --quiet --signal=TERM "$SLURM_JOB_ID"
+}
+trap stop TERM
+
+echo "$(date +%FT%T) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, restarted ${SLURM_RESTART_COUNT:-0} times," \
+  "ends by $(squeue --noheader --job "$SLURM_JOB_ID" --format %e)"
+srun --cpus-per-task=8 --wait=60 --kill-on-bad-exit=0 --open-mode=append \
+  --output="$run/launch/slurm-%j-%N-%t.log" \
+  '/opt/my python/bin/python' -m samestep.cli train "$recipe" --run "$run" --engine env optimizer.clip=0.5 'sample.prompt="$(rm -rf ~)"' &
+step=$!
+code=0 cut=1
+while [ -n "$cut" ]; do  # a trap cuts the wait short
+  cut=
+  wait "$step"
+  code=$?
+done
+
+state=$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)
+echo "$(date +%FT%T) ended with code $code ($state); logs by node: $run/launch"
+if [ "$code" -eq 75 ] && [ "$state" = RUNNING ]; then
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+exit "$code"
