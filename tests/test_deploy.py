@@ -47,7 +47,7 @@ def test_what_is_copied_is_there_and_sent_to_docker():
     assert {"pyproject.toml", "README.md", "LICENSE", "samestep", "recipes"} == set(copied())
     for source in copied():
         assert (ROOT / source).exists() and not ignored(source)
-    assert not ignored("samestep/cli.py")
+    assert not ignored("samestep/cli/app.py")
 
 
 @pytest.mark.parametrize("name", ["runs", "models", "data", ".git", ".venv", "tests", ".env", "samestep/__pycache__"])

@@ -317,7 +317,7 @@ BUGS = [
         "replica/checkpoints.py",
         "if stop or (due",
         "if (due",
-        "test_cli.py::test_a_signal_asks_for_a_checkpoint_and_leaves_no_process",
+        "cli/test_cli.py::test_a_signal_asks_for_a_checkpoint_and_leaves_no_process",
     ),
     Bug(
         "a resumed run does not compare what it computes again",

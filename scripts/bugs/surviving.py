@@ -171,7 +171,7 @@ BUGS = [
         "verbs/stopping.py",
         "signal.SIGTERM: 75",
         "signal.SIGTERM: 0",
-        "test_cli.py::test_a_signal_asks_for_a_checkpoint_and_leaves_no_process",
+        "cli/test_cli.py::test_a_signal_asks_for_a_checkpoint_and_leaves_no_process",
     ),
     Bug(
         "the audit passes over repeated rows",

@@ -210,7 +210,7 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(samestep, tiny, tmp_path):
 
 
 def test_words_for_what_nobody_foresaw():
-    from samestep.cli import _in_words
+    from samestep.cli.app import _in_words
 
     assert _in_words(ZeroDivisionError("by zero")) == (
         "ZeroDivisionError: by zero; this is a bug of samestep, --debug shows where",
