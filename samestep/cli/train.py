@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samestep.cli.options import Debug, Json, Metrics, Overrides, RecipeFile, show, with_replicas
+from samestep.cli.options import Address, Debug, Json, Metrics, Overrides, RecipeFile, show, with_replicas
 
 
 def train(
@@ -15,8 +15,9 @@ def train(
     replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME-N.")] = None,
     engine: Annotated[
-        str, typer.Option(help="Who starts the replicas: local; env: torchrun, srun or a JobSet.")
+        str, typer.Option(help="Who starts the replicas: local; ray; env: torchrun, srun or a JobSet.")
     ] = "local",
+    address: Address = None,
     metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -30,9 +31,10 @@ def train(
     if engine == verb.LAUNCHED:
         from samestep.verbs import launched
 
+        verb.refuse_address(engine, address)
         summary = launched.train(recipe, changes, run, console, metrics)
     else:
-        summary = verb.train(recipe, changes, run, engine, console, metrics)
+        summary = verb.train(recipe, changes, run, engine, console, metrics, address)
     if summary is not None:  # of all processes of a launch one has it
         show(as_json, asdict(summary), verb.lines(summary))
 
@@ -41,7 +43,8 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped or killed.")],
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas; any will do.")] = None,
-    engine: Annotated[str, typer.Option(help="Who starts the replicas: local.")] = "local",
+    engine: Annotated[str, typer.Option(help="Who starts the replicas: local; ray.")] = "local",
+    address: Address = None,
     metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -52,7 +55,7 @@ def resume(
     from samestep.verbs import resume as verb
     from samestep.verbs.train import lines
 
-    summary = verb.resume(run, with_replicas(overrides, replicas), engine, Console(stderr=True), metrics)
+    summary = verb.resume(run, with_replicas(overrides, replicas), engine, Console(stderr=True), metrics, address)
     show(as_json, asdict(summary), lines(summary))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from samestep import __version__, errors
 from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
-from samestep.launch.child import Child, spawn
+from samestep.launch.child import Near, spawn
 from samestep.launch.engine import Program
 from samestep.launch.line import Line
 from samestep.launch.lookout import Seat, at
@@ -69,7 +69,7 @@ class Agent:
             self._tell_of_stop()
         return told[0]
 
-    def _start(self, make: Make, work: dict[str, Any], page: int) -> Child:
+    def _start(self, make: Make, work: dict[str, Any], page: int) -> Near:
         try:
             program = make(work)
             self._line.say({"event": "here", "host": self._host, "pid": os.getpid(), "version": __version__})
@@ -95,7 +95,7 @@ class Agent:
             self._line.say(refusal(error))
             raise
 
-    def _serve(self, child: Child, seen: Board) -> None:
+    def _serve(self, child: Near, seen: Board) -> None:
         with scheduled(os.SCHED_BATCH), selectors.DefaultSelector() as selector:
             for source in (self._line, child.line, child.pidfd):
                 selector.register(source, selectors.EVENT_READ)
@@ -115,7 +115,7 @@ class Agent:
                     looked = time.monotonic()
                     self._tell_of(at(seen, Seat(0, child.process.pid)), looked)
 
-    def _pass_on(self, child: Child, ready: list[Any], selector: selectors.BaseSelector) -> None:
+    def _pass_on(self, child: Near, ready: list[Any], selector: selectors.BaseSelector) -> None:
         """What the replica has said, its last words before its end."""
         if child.line in ready or (child.pidfd in ready and child.line in selector.get_map()):
             told = child.told()
@@ -124,7 +124,7 @@ class Agent:
             if told is None:
                 selector.unregister(child.line)
 
-    def _obey(self, child: Child, seen: Board) -> bool:
+    def _obey(self, child: Near, seen: Board) -> bool:
         """Whether it was the end."""
         told = self._line.heard()
         if told is None:
@@ -185,7 +185,7 @@ def _end(said: Event) -> None:
     raise error
 
 
-def _exited(child: Child, seen: Board) -> Event:
+def _exited(child: Near, seen: Board) -> Event:
     line = seen.read(0)
     last = {"step": line.step, "phase": line.phase.name.lower(), "pid": child.process.pid}
     return {"event": "exited", "clean": child.process.wait() == 0, "how": child.end()} | last

@@ -32,9 +32,9 @@ class Causes:
         return again or (child.failure["ours"] and not kind(child.failure).passing)
 
     def _unexplained(self, child: Child, what: str) -> ClusterError:
-        if child.process.poll() is None:
+        if child.code is None and not child.lost:
             how, look = "lost its peers, and none of them has ended", "look at the network"
         else:
             how = child.end()
             look = f"look at {self._logs}/replica-{child.replica}.log" if self._logs else "look at what it printed"
-        return ClusterError(f"a replica {how} ({what}, pid {child.process.pid}); all others were stopped; {look}")
+        return ClusterError(f"a replica {how} ({what}, pid {child.pid}); all others were stopped; {look}")

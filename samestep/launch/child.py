@@ -1,4 +1,4 @@
-"""One replica's process on this host, as the engine sees it."""
+"""One replica, as the engine sees it, and its process where that is on this host."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from samestep.errors import ClusterError, SamestepError
 from samestep.events import Event
 from samestep.launch.engine import Program
 from samestep.launch.line import heard
+from samestep.launch.lookout import Seat
+from samestep.replica import stack
 from samestep.replica.place import CONTROL, Place, post
 
 # glibc gives freed activations back to the kernel and gets them again each step, in several heaps: at 2,048 tokens a
@@ -33,27 +35,91 @@ ENGINES = 2  # the engine's own standard error
 
 @dataclass
 class Child:
+    """What is known of a replica wherever it is: Near here, Far where a nurse starts it (launch/far.py)."""
+
     place: Place
-    process: subprocess.Popen[bytes]
-    pidfd: int
-    line: socket.socket
-    pending: bytes = b""
-    failure: Event | None = None  # what it said of its own end
-    silence: str | None = None  # why it was ended, where it said nothing
-    generation: int = 0  # that it was told of last
-    port: int = 0  # where replicas of other hosts call it, at its place's address
+    failure: Event | None = field(default=None, kw_only=True)  # what it said of its own end
+    silence: str | None = field(default=None, kw_only=True)  # why it was ended, where it said nothing
+    lost: bool = field(default=False, kw_only=True)  # with the node that it was on
+    generation: int = field(default=0, kw_only=True)  # that it was told of last
+    port: int = field(default=0, kw_only=True)  # where replicas of other hosts call it, at its place's address
 
     @property
     def replica(self) -> int:
         return self.place.replica
+
+    @property
+    def pid(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def code(self) -> int | None:
+        """As subprocess has it; None while it lives."""
+        raise NotImplementedError
+
+    def seat(self) -> Seat:
+        """Where the lookout finds it."""
+        raise NotImplementedError
+
+    def where(self, *, resume: bool) -> str:
+        """Where its code is, as replica/stack.py tells."""
+        raise NotImplementedError
+
+    def form(self, fields: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Tell it of a generation. Nothing where it has just died: the engine hears of that in another way."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """No replica outlives it."""
+        raise NotImplementedError
+
+    def end(self) -> str:
+        """How it ended, where it said nothing itself."""
+        code = self.code
+        if code is None:
+            return "is lost with its node" if self.lost else "lost its peers"
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+    def error(self, where: str) -> SamestepError:
+        """What it said of its own end, as the error that it was. where: replica, step and phase."""
+        assert self.failure is not None
+        return as_error(self.failure, where)
+
+
+@dataclass
+class Near(Child):
+    process: subprocess.Popen[bytes]
+    pidfd: int
+    line: socket.socket
+    pending: bytes = b""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def code(self) -> int | None:
+        return self.process.poll()
+
+    @property
+    def closed(self) -> bool:
+        return self.line.fileno() < 0
+
+    def seat(self) -> Seat:
+        return Seat(self.place.slot, self.process.pid)
+
+    def where(self, *, resume: bool) -> str:
+        return stack.ask(self.process.pid, self.place.stack, resume=resume)
 
     def told(self) -> list[Event] | None:
         """All that it has sent so far; also what is left after its end. None where it can send nothing more."""
         events, self.pending = heard(self.line, self.pending)
         return events
 
-    def form(self, fields: dict[str, Any], descriptors: list[int]) -> None:
-        """Tell it of a generation. Nothing where it has just died: the engine hears of that in another way."""
+    def form(self, fields: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         self.generation = fields["generation"]
         with contextlib.suppress(OSError):
             post(self.line, fields, descriptors)
@@ -63,26 +129,15 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """No replica outlives it."""
         self.kill()
         self.process.wait()
         os.close(self.pidfd)
         os.close(self.place.stack)
         self.line.close()
 
-    def end(self) -> str:
-        """How it ended, where it said nothing itself."""
-        code = self.process.wait()
-        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-
-    def error(self, where: str) -> SamestepError:
-        """What it said of its own end, as the error that it was. where: replica, step and phase."""
-        assert self.failure is not None
-        return as_error(self.failure, where)
-
 
 def as_error(failure: Event, where: str) -> SamestepError:
-    """What a replica has told of its end, as the error that it was."""
+    """What a replica has told of its end, as the error that it was. where: replica, step and phase."""
     made, message = kind(failure), failure["message"]
     error = made(message if made.of_all else f"{message} ({where})")
     error.remote_traceback = failure["traceback"]
@@ -95,7 +150,7 @@ def kind(failure: Event) -> type[SamestepError]:
     return found
 
 
-def spawn(program: Program, place: Place, start: Sequence[str] = ()) -> Child:
+def spawn(program: Program, place: Place, start: Sequence[str] = ()) -> Near:
     """Start a replica. start: stands before its command. ClusterError where the program cannot be started."""
     ours, theirs = socket.socketpair()
     with theirs, _log(program.logs, place.replica) as log:
@@ -117,7 +172,7 @@ def spawn(program: Program, place: Place, start: Sequence[str] = ()) -> Child:
             ) from error
     with contextlib.suppress(OSError):  # it has ended already, as its pidfd tells: a host's start may be wrong
         post(ours, asdict(place))
-    return Child(place, process, os.pidfd_open(process.pid), ours)
+    return Near(place, process, os.pidfd_open(process.pid), ours)
 
 
 def _environment(program: Program, control: int) -> dict[str, str]:

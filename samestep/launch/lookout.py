@@ -4,14 +4,18 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from samestep.launch import vitals
+from samestep.launch.vitals import Vitals
 from samestep.recover import silence
 from samestep.recover.silence import Finding, Look, Patience, View
 from samestep.replica.board import Board
 
 
 class Seat(NamedTuple):
-    slot: int  # on the board
-    pid: int
+    """slot: on the board. pid: None for a process elsewhere. told: what has been heard of such a one last."""
+
+    slot: int
+    pid: int | None
+    told: Vitals | None = None
 
 
 class Lookout:
@@ -49,5 +53,5 @@ class Lookout:
 
 def at(board: Board, seat: Seat) -> Look | None:
     """None where the process is gone."""
-    line, seen = board.read(seat.slot), vitals.read(seat.pid)
+    line, seen = board.read(seat.slot), seat.told if seat.pid is None else vitals.read(seat.pid)
     return seen and Look(line.step, line.phase.name.lower(), line.since, seen.state, seen.cpu, seen.switches)

@@ -42,6 +42,7 @@ class Run(Section):
     """Machines only. Nothing here may change a number."""
 
     replicas: Count = 1  # default: the places of all hosts, where there are any
+    minimum: Count | None = None  # with these it begins where Ray has no room for all yet; null: only with all
     hosts: dict[str, Host] | None = None  # by name, filled in this order; null: all replicas run here
     replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
     silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
@@ -61,6 +62,13 @@ class Run(Section):
         counts = [host.get("replicas", 1) for host in hosts.values() if isinstance(host, dict)]
         known = [count for count in counts if type(count) is int and count > 0]
         return data | ({"replicas": sum(known)} if known else {})
+
+    @model_validator(mode="after")
+    def _few(self) -> "Run":
+        if self.minimum is not None and self.minimum > self.replicas:
+            says = f"minimum is {self.minimum}, but replicas is {self.replicas}; lower the one, or raise the other"
+            raise conflict(says, "minimum", "replicas")
+        return self
 
     @model_validator(mode="after")
     def _hosted(self) -> "Run":

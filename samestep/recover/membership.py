@@ -26,6 +26,7 @@ from samestep.recover.protocol import (
     Joined,
     Kill,
     Returned,
+    Room,
     Silent,
     Start,
     StopAsked,
@@ -45,6 +46,9 @@ class Starts:
         self._owed: deque[str] = deque()
         self._given = 0
         self._not_before = float("-inf")
+        self.room: int | None = None  # None: for all
+        for _ in range(terms.short):
+            self.owe("there was no room for all at the start")
 
     def owe(self, reason: str) -> None:
         if self._given + len(self._owed) < self._terms.restarts:
@@ -53,7 +57,8 @@ class Starts:
     def due(self, now: float) -> list[str]:
         """The reasons of those to start now."""
         reasons = []
-        while self._owed and now >= self._not_before:
+        while self._owed and now >= self._not_before and self.room != 0:
+            self.room = None if self.room is None else self.room - 1
             reasons.append(self._owed.popleft())
             self._not_before = now + self._terms.backoff * 2.0 ** min(self._given, DOUBLINGS)
             self._given += 1
@@ -106,6 +111,7 @@ class Membership:
             Silent: self._on_silent,
             Finished: self._on_finished,
             StopAsked: self._on_stop,
+            Room: self._on_room,
             Ticked: self._on_tick,
         }
 
@@ -236,6 +242,10 @@ class Membership:
         self._stopping = True
         self._starts.cancel()
         return self._proceed()
+
+    def _on_room(self, event: Room, now: float) -> list[Action]:
+        self._starts.room = event.places
+        return self._start_due(now)
 
     def _on_tick(self, event: Ticked, now: float) -> list[Action]:
         late = []

@@ -17,6 +17,9 @@ class Terms:
     ranks r, r+1, ...; None: everybody holds all. replace: start one for each that is lost, at most `restarts` in all,
     backoff * 2**(n-1) seconds after the n-th. deaths: how often one step may cost members before the run ends; also
     how many are started again before the first generation. Patience is in seconds.
+
+    minimum: replicas with which an engine that has no room for all may begin. short: how many fewer it begins with;
+    they are started once there is room (see Room), like replacements.
     """
 
     replicas: int
@@ -28,6 +31,8 @@ class Terms:
     backoff: float = 1.0
     join_patience: float = 120.0
     return_patience: float = 30.0
+    minimum: int | None = None
+    short: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class Room:
+    """So many more processes could be started now. Where it is never said there is room for all."""
+
+    places: int
+
+
+@dataclass(frozen=True)
 class Ticked:
     """Time has passed."""
 
@@ -162,5 +174,5 @@ class End:
     reason: str
 
 
-Event = Joined | Waiting | AllWaiting | Returned | Exited | Silent | Finished | StopAsked | Ticked
+Event = Joined | Waiting | AllWaiting | Returned | Exited | Silent | Finished | StopAsked | Room | Ticked
 Action = Form | Gather | Start | Kill | End

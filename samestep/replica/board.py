@@ -7,11 +7,13 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
 LINE = struct.Struct("QQd")  # as in Line; in the machine's own order, so that each field is written at once
 WORD = struct.Struct("Q")  # of the last line, the wishes: whether to stop, the generation to gather, one that is over
+WORDS = struct.Struct("QQQ")  # all of them
 
 
 class Phase(IntEnum):
@@ -45,8 +47,10 @@ class Board:
         self._memory = mmap.mmap(descriptor, (size + 1) * LINE.size)
         self._size = size
 
-    def write(self, rank: int, step: int, phase: Phase) -> None:
-        LINE.pack_into(self._memory, rank * LINE.size, step, phase, time.monotonic())
+    def write(self, rank: int, step: int, phase: Phase, since: float | None = None) -> None:
+        """since: now, where it is not told."""
+        since = time.monotonic() if since is None else since
+        LINE.pack_into(self._memory, rank * LINE.size, step, phase, since)
 
     def read(self, rank: int) -> Line:
         step, phase, since = LINE.unpack_from(self._memory, rank * LINE.size)
@@ -72,6 +76,13 @@ class Board:
         """Of the engine, for a member of `generation`."""
         stop, gather, _ = LINE.unpack_from(self._memory, self._size * LINE.size)
         return Wish.STOP if stop else Wish.GATHER if gather == generation else Wish.NONE
+
+    def wishes(self) -> tuple[int, ...]:
+        """The last line as it is, for a board elsewhere to `take`."""
+        return WORDS.unpack_from(self._memory, self._size * LINE.size)
+
+    def take(self, wishes: Sequence[int]) -> None:
+        WORDS.pack_into(self._memory, self._size * LINE.size, *wishes)
 
     def close(self) -> None:
         self._memory.close()

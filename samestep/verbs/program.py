@@ -33,4 +33,5 @@ def _transport(recipe: Recipe) -> str:
 
 def terms(recipe: Recipe) -> Terms:
     """Who may take part, by the recipe."""
-    return Terms(recipe.run.replicas, recipe.most_replicas, copies(recipe), recipe.run.replace)
+    run = recipe.run
+    return Terms(run.replicas, recipe.most_replicas, copies(recipe), run.replace, minimum=run.minimum)

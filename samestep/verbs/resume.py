@@ -49,11 +49,18 @@ class Before:
         return self.found.step if self.found else 0
 
 
-def resume(run: Path, overrides: Sequence[str], engine: str, console: Console, metrics: int | None = None) -> Summary:
+def resume(
+    run: Path,
+    overrides: Sequence[str],
+    engine: str,
+    console: Console,
+    metrics: int | None = None,
+    address: str | None = None,
+) -> Summary:
     """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run.
-    metrics: the port to serve them at.
+    metrics: the port to serve them at. address: see `engine_of`.
     """
-    return go_on(run, overrides, engine_of(engine), console, metrics)
+    return go_on(run, overrides, engine_of(engine, address), console, metrics)
 
 
 def go_on(run: Path, overrides: Sequence[str], engine: Engine, console: Console, metrics: int | None) -> Summary:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from samestep.errors import ClusterError, RecipeError, SamestepError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Restore
 from samestep.launch.local import Local
+from samestep.launch.ray import Ray
 from samestep.launch.rendezvous import FOLDER as LAUNCH
 from samestep.recipe.load import dump
 from samestep.recipe.schema import Recipe
@@ -30,7 +31,7 @@ from samestep.verbs.program import program, terms
 from samestep.verbs.report import reported
 from samestep.verbs.stopping import Stopping
 
-ENGINES: dict[str, type[Engine]] = {"local": Local}
+ENGINES: dict[str, Callable[[str | None], Engine]] = {"local": lambda address: Local(), "ray": Ray}
 LAUNCHED = "env"  # others start the processes: verbs/launched.py
 
 
@@ -90,16 +91,31 @@ class Summary:
 
 
 def train(
-    recipe: Path, overrides: Sequence[str], run: Path | None, engine: str, console: Console, metrics: int | None = None
+    recipe: Path,
+    overrides: Sequence[str],
+    run: Path | None,
+    engine: str,
+    console: Console,
+    metrics: int | None = None,
+    address: str | None = None,
 ) -> Summary:
-    """Train and return the summary. What is shown while it runs goes to `console`. metrics: the port they get."""
-    return begin(recipe, overrides, run, engine_of(engine), console, metrics)
+    """Train and return the summary. What is shown while it runs goes to `console`. metrics: the port they get.
+    address: see `engine_of`.
+    """
+    return begin(recipe, overrides, run, engine_of(engine, address), console, metrics)
 
 
-def engine_of(name: str) -> Engine:
+def engine_of(name: str, address: str | None) -> Engine:
+    """address: of a cluster that the engine is to work on, for engines that know clusters. RecipeError."""
     if name not in ENGINES:
         raise RecipeError(f"--engine is {name!r}, but must be one of {', '.join([*ENGINES, LAUNCHED])}")
-    return ENGINES[name]()
+    refuse_address(name, address)
+    return ENGINES[name](address)
+
+
+def refuse_address(engine: str, address: str | None) -> None:
+    if address is not None and engine != "ray":
+        raise RecipeError(f"--address {address} is for --engine ray; leave it out, or name that engine")
 
 
 def begin(

@@ -119,14 +119,14 @@ BUGS = [
     ),
     Bug(
         "replicas that hang are named and not ended",
-        "launch/local.py",
+        "launch/company.py",
         "found.fence and self._program.ends_silent",
         "False",
         LOCAL + "test_one_that_is_stopped_is_named_and_ended_and_the_others_go_on",
     ),
     Bug(
         "who lost a peer is taken for the cause",
-        "launch/local.py",
+        "launch/company.py",
         "if alone or time.monotonic() >= until:",
         "if True:",
         LOCAL + "test_the_first_cause_is_raised_not_the_peers_that_lost_it",

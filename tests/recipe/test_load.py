@@ -325,6 +325,12 @@ def test_a_run_on_hosts_has_as_many_replicas_as_they_have_places(file: Path) -> 
     assert recipe(file, dump(read)) == read
 
 
+def test_a_run_cannot_begin_with_more_replicas_than_it_has(file: Path) -> None:
+    assert recipe(file, "steps: 3\nrun: {replicas: 2, minimum: 2}\n").run.minimum == 2
+    (found,) = problems(file, "steps: 3\nrun: {replicas: 2, minimum: 3}\n")
+    assert found == "recipe.yaml:2:20: minimum is 3, but replicas is 2; lower the one, or raise the other"
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

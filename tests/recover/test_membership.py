@@ -20,6 +20,7 @@ from samestep.recover.protocol import (
     Joined,
     Kill,
     Returned,
+    Room,
     Silent,
     Start,
     StopAsked,
@@ -198,6 +199,27 @@ def test_replacements_come_with_a_growing_pause_and_a_limit() -> None:
     for now, starts in [(1.9, 0), (2.0, 1), (5.9, 0), (6.0, 1), (1000.0, 0)]:
         run.now = now
         assert sum(isinstance(action, Start) for action in run.says(Ticked())) == starts
+
+
+def test_nobody_is_started_where_there_is_no_room_until_there_is() -> None:
+    run = formed(3, replace=True, backoff=0.0)
+    assert run.says(Room(0), dies(0)) == run.says(dies(1)) == run.says(Ticked()) == []
+    assert only(run.says(Room(1))).replica == 3
+    assert run.says(Ticked()) == []
+    assert only(run.says(Room(2))).replica == 4
+    assert run.says(Ticked()) == []
+
+
+def test_after_the_death_of_all_room_is_waited_for() -> None:
+    run = formed(1, replace=True)
+    assert run.says(Room(0), dies(0)) == run.says(Ticked()) == []
+    assert isinstance(only(run.says(Room(1))), Start)
+
+
+def test_those_that_a_run_begins_without_are_started_once_there_is_room() -> None:
+    run = Run(1, short=2, backoff=0.0)
+    assert run.says(Room(0), Joined(0), Ticked()) == []
+    assert [action.replica for action in run.says(Room(5))] == [1, 2]
 
 
 def test_without_replacement_the_death_of_all_ends_the_run() -> None:

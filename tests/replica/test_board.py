@@ -26,6 +26,39 @@ def test_a_line_a_replica_is_read_back_by_another_mapping():
         os.close(descriptor)
 
 
+def test_another_board_takes_all_wishes_as_they_are():
+    descriptors = board.create(1), board.create(3)
+    here, there = Board(descriptors[0], 1), Board(descriptors[1], 3)
+    try:
+        here.ask_to_gather(5)
+        here.end(4)
+        there.take(here.wishes())
+        assert (there.wish(5), there.wish(6), there.is_over(4), there.is_over(5)) == (
+            Wish.GATHER,
+            Wish.NONE,
+            True,
+            False,
+        )
+        here.ask_to_stop()
+        there.take(here.wishes())
+        assert there.wish(6) is Wish.STOP and there.read(0).step == 0
+    finally:
+        for mapped, descriptor in zip((here, there), descriptors, strict=True):
+            mapped.close()
+            os.close(descriptor)
+
+
+def test_a_line_that_is_told_of_has_the_time_that_was_told():
+    descriptor = board.create(1)
+    mapped = Board(descriptor, 1)
+    try:
+        mapped.write(0, 3, Phase.DATA, 12.5)
+        assert mapped.read(0) == (3, Phase.DATA, 12.5)
+    finally:
+        mapped.close()
+        os.close(descriptor)
+
+
 def test_the_memory_has_no_name():
     descriptor = board.create(1)
     try:
