@@ -31,8 +31,8 @@ from samestep.recover.protocol import Terms
 from samestep.replica import board
 from samestep.replica.board import Board
 
-ANSWER = 10.0  # seconds that a cluster's head has to answer a call
-CONNECT = 60.0  # seconds until Ray must have connected, or started; 9 were seen on a small machine
+ANSWER = 15.0  # seconds that a cluster's head has to answer a call
+CONNECT = 180.0  # seconds until Ray must have connected, or started; 9 on a small machine, more than 60 on a busy one
 PLACES = 60.0  # seconds until all places must be there that the cluster has room for: another job may have taken them
 END = 20.0  # seconds that Ray has to give all back
 ALWAYS = 1 << 30  # replacements; a place comes back only where one was lost, and a step that kills still ends the run

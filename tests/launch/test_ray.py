@@ -18,6 +18,7 @@ from tests.launch.cluster import Cluster
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.timeout(900),
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install samestep[ray]"
     ),
@@ -59,7 +60,7 @@ class Lab:
         lines = journal.read_text().splitlines() if journal.exists() else []
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def wait_for(self, process, test, seconds=150):
+    def wait_for(self, process, test, seconds=400):
         """Until the journal's events pass a test; what it has found."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -85,7 +86,7 @@ def lab(tmp_path, cache):
 
 def ended(process, code=0):
     """What it has printed, and how it has ended."""
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code, out + err
     return out, err
 
