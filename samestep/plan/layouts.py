@@ -73,8 +73,7 @@ def best(device: Device, facts: Facts, wanted: Training, gpus: int, work: Work) 
     """The fastest layout that fits; of nearly equal ones the simplest. None: none fits."""
     found: list[Choice] = []
     for layout in candidates(facts, wanted, gpus):
-        fitting = largest(device, facts, layout, work)
-        if fitting is not None:
+        for fitting in fittings(device, facts, layout, work)[:2]:  # the largest may leave memory under pressure
             found.append(Choice(fitting, sum(steptime.step(device, facts, fitting).values())))
     if not found:
         return None
@@ -82,13 +81,14 @@ def best(device: Device, facts: Facts, wanted: Training, gpus: int, work: Work) 
     return next(choice for choice in found if choice.seconds <= (1 + NEAR) * least)
 
 
-def largest(device: Device, facts: Facts, layout: Training, work: Work) -> Training | None:
-    """With the largest micro-batch that fits, of those that make up a step; None where none does."""
+def fittings(device: Device, facts: Facts, layout: Training, work: Work) -> list[Training]:
+    """With each micro-batch that fits, largest first."""
+    found = []
     for size in (32, 16, 8, 4, 2, 1) if work.free else (layout.micro_batch,):
         fitting = spread(replace(layout, micro_batch=size), work)
         if fitting is not None and _pipes(fitting) and memory.fits(device, facts, fitting):
-            return fitting
-    return None
+            found.append(fitting)
+    return found
 
 
 def _pipes(training: Training) -> bool:
@@ -123,5 +123,5 @@ def remedies(device: Device, facts: Facts, wanted: Training, work: Work) -> dict
 
 
 def _seconds(device: Device, facts: Facts, changed: Training, work: Work) -> float | None:
-    fitting = largest(device, facts, changed, replace(work, free=False))
-    return None if fitting is None else sum(steptime.step(device, facts, fitting).values())
+    found = fittings(device, facts, changed, replace(work, free=False))
+    return sum(steptime.step(device, facts, found[0]).values()) if found else None

@@ -194,7 +194,7 @@ def lines(found: Plan) -> list[str]:
 
 def _heading(wide: int) -> str:
     return (
-        f"  {'GPU':<15}{'GPUs':>5}  {'layout':<{wide}} {'GiB each':>9}{'a step':>10}{'tokens/s':>11}{'MFU':>7}"
+        f"  {'GPU':<15}{'GPUs':>5}  {'layout':<{wide}} {'GiB each':>9}{'a step':>12}{'tokens/s':>11}{'MFU':>7}"
         f"{'scaling':>9}{'time':>13}{'cost':>13}{'stops':>7}{'goodput':>9}"
     )
 
@@ -204,7 +204,7 @@ def _line(one: Row, mark: str, wide: int) -> str:
     if not one.fits or one.stops is None:
         return f"{begins}  does not fit"
     return (
-        f"{begins}{units.duration(sum(one.step.values())):>10}{units.count(one.tokens_per_second):>11}{one.mfu:>7.1%}"
+        f"{begins}{units.duration(sum(one.step.values())):>12}{units.count(one.tokens_per_second):>11}{one.mfu:>7.1%}"
         f"{one.efficiency:>9.1%}{units.duration(one.hours * 3600):>13}{_price(one):>13}{_few(one.stops.expected):>7}"
         f"{one.goodput:>9.1%}"
     )
