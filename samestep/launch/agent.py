@@ -48,8 +48,8 @@ class Agent:
         """To the end, which process 0 tells of: raises the error that ended the run, if one did."""
         with contextlib.ExitStack() as left:
             first = self._next()
-            if first["do"] == "end":
-                _end(first)
+            if first["do"] == "end":  # nothing is to be done, or nothing can be
+                return _end(first)
             page = board.create(1)
             left.callback(os.close, page)
             seen = Board(page, 1)

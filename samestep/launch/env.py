@@ -30,7 +30,7 @@ from samestep.launch.engine import OnEvent, Program
 from samestep.launch.line import Line, encoded
 from samestep.launch.lookout import Lookout
 from samestep.launch.manners import scheduled
-from samestep.launch.rendezvous import Reception, answered, call, taken
+from samestep.launch.rendezvous import FAREWELL, Reception, answered, call, taken
 from samestep.launch.started import Started, started
 from samestep.recover.protocol import Terms
 from samestep.recover.silence import Finding, Look
@@ -129,8 +129,8 @@ class Env:
     def _dismiss(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
         """Tell all others how it ended. Those that nobody has received yet call for a moment more."""
         said = farewell(error)
-        if error is not None and len(self._lines) < self._me.size:
-            self._reception.turn_away(encoded(said))
+        if len(self._lines) < self._me.size:  # nobody has to be there for an error, and all for a run that is done
+            self._reception.turn_away(encoded(said), FAREWELL if error else self._patience)
         for line in self._lines:
             line.say(said)
         if self._own is not None:

@@ -30,7 +30,7 @@ PAUSE = 0.2  # seconds between two tries
 CALL = 5.0  # seconds that a call may take
 LOCK = 10.0  # seconds that a process of the life before may take to end
 SILENT = 20.0  # seconds without an answer of its kernel after which a host is given up
-FAREWELL = 3.0  # seconds in which those that call are told why there is no run
+FAREWELL = 3.0  # seconds in which those that still call are told why there is no run
 
 Lines = dict[int, socket.socket]  # by index of the process
 
@@ -67,14 +67,14 @@ class Reception:
         self._forget()
         return lines
 
-    def turn_away(self, message: bytes) -> None:
-        """Say it to all who have come, and to those who call within a few seconds."""
+    def turn_away(self, message: bytes, patience: float = FAREWELL) -> None:
+        """Say it to all who have come, and to those who call within `patience` seconds."""
         for line in self._came:
             with contextlib.suppress(OSError):
                 line.sendall(message)
         self._forget()
         with contextlib.suppress(ClusterError):
-            for line in self._meet(_Refusing(message, FAREWELL)).values():
+            for line in self._meet(_Refusing(message, patience)).values():
                 line.close()
 
     def close(self) -> None:
