@@ -12,6 +12,8 @@ filled in as samestep/plan/published.py says. A row that cannot be used is count
     constant_mfu   one model FLOP utilisation, that of the same first run, for the others: the simplest planner
     peak_memory    of rows with a published peak; called_unfit: share of all rows, all of which did run, called too big
 
+What is held out is constants only: what setting.py knows of frameworks was written by someone who had seen the file.
+
 Errors are absolute percentage errors as fractions: |predicted / published - 1|.
 """
 
