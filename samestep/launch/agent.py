@@ -49,7 +49,8 @@ class Agent:
         with contextlib.ExitStack() as left:
             first = self._next()
             if first["do"] == "end":  # nothing is to be done, or nothing can be
-                return _end(first)
+                _end(first)
+                return
             page = board.create(1)
             left.callback(os.close, page)
             seen = Board(page, 1)
