@@ -17,6 +17,7 @@ from samestep.report.read import Numbers, Spent
 COLUMNS = 600
 WIDTH, HEIGHT = 1000, 100
 TICKS = 5  # on an axis, about
+SMALLEST = 1e-300  # of a step between ticks: smaller ones have no logarithm
 DECADES = 2.0  # positive values that span more are drawn on a logarithmic axis
 USUAL, TOWER = 0.9, 3.0  # share of the values that are usual, and times their largest that towers above all others
 HEADROOM = 0.06  # of the height, above and below the line
@@ -85,7 +86,7 @@ def ticks(found: Scale) -> list[float]:
     if found.log:
         powers = range(math.ceil(found.low), math.floor(found.high) + 1)
         return [10.0**power for power in powers][:: max(1, len(powers) // TICKS)]
-    step = _round_up((found.high - found.low) / TICKS)
+    step = _round_up(max((found.high - found.low) / TICKS, SMALLEST))
     first = math.ceil(found.low / step)
     return [at * step for at in range(first, math.floor(found.high / step) + 1)]
 

@@ -322,7 +322,7 @@ BUGS = [
     Bug(
         "a resumed run does not compare what it computes again",
         "verbs/resume.py",
-        "summary, replayed(before))",
+        "hearers, replayed(before))",
         "summary, {})",
         RESUME + "test_a_step_that_comes_out_otherwise_than_before_stops_it",
     ),

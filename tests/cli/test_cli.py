@@ -37,7 +37,9 @@ def test_train_writes_a_whole_run_and_prints_its_summary(samestep, tiny, tmp_pat
     for word in ("steps", "final_loss", "tokens_per_second", "held_out_bits_per_byte", "zlib", "digest", "sha256:"):
         assert word in result.out
     run = tmp_path / "runs" / "tiny-1"
-    assert {p.name for p in run.iterdir()} == {"recipe.yaml", "journal.jsonl", "logs", "model"}
+    assert {p.name for p in run.iterdir()} == {
+        *("recipe.yaml", "journal.jsonl", "logs", "model", "report.html", "report.md")
+    }
     assert samestep("digest", run).out.strip() in result.out
     events = [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
     started = [e for e in events if e["event"] == "started"]

@@ -47,7 +47,7 @@ def test_memory_is_that_of_this_process():
     after = memory()
     assert 45e6 < after["memory"] - before["memory"] < 60e6 and after["peak"] >= after["memory"]
     del block
-    assert memory()["peak"] >= after["peak"]
+    assert memory()["peak"] >= after["peak"] - 1e6  # which Linux brings up to date now and then
 
 
 def test_every_replica_of_a_run_tells_where_its_time_went(tmp_path):
