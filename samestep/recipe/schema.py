@@ -32,10 +32,10 @@ def _sources(value: object) -> object:
 class Lora(Section):
     """Low-rank adapters (Hu et al., arXiv 2106.09685): they alone are trained, exchanged and saved."""
 
-    rank: Count = 16
+    rank: Count = 16  # columns of an adapter's first matrix, rows of its second
     alpha: Count = 32  # the adapter's output is scaled by alpha / rank
     targets: list[str] | None = None  # ends of the names of linear layers; null: all of them but the output embedding
-    dropout: Fraction = 0.0
+    dropout: Fraction = 0.0  # share of an adapter's input that is dropped
     dora: bool = False  # weight-decomposed (Liu et al., arXiv 2402.09353)
     rslora: bool = False  # scaled by alpha / sqrt(rank) (Kalajdzievski, arXiv 2312.03732)
 
@@ -43,13 +43,13 @@ class Lora(Section):
 class Model(Section):
     """What is trained: the built-in `family`, or one of `config`, `path`, `name` through transformers."""
 
-    family: Literal["llama"] = "llama"
-    layers: Count = 6
-    width: Count = 384
+    family: Literal["llama"] = "llama"  # the built-in model, new weights
+    layers: Count = 6  # of the built-in model, as are the next five
+    width: Count = 384  # numbers a token (the hidden size)
     heads: Count | None = None  # default: width / 64, at least 1
     vocabulary: Annotated[int, Field(ge=257)] = 4096  # tokens; of the tokenizer trained on the corpus
     tied: bool = True  # input and output embedding are one tensor
-    dropout: Fraction = 0.0
+    dropout: Fraction = 0.0  # share of activations
     config: str | None = None  # a transformers config.json: that architecture, new weights
     path: str | None = None  # a local Hugging Face folder: its weights and tokenizer
     name: str | None = None  # a hub name: the same, from the local hub cache or the hub
@@ -86,7 +86,7 @@ class Data(Section):
     times that an epoch reads it (0.5: the half, another one each time).
     """
 
-    source: Annotated[str | dict[str, float], BeforeValidator(_sources)] = "python-stdlib"
+    source: Annotated[str | dict[str, float], BeforeValidator(_sources)] = "python-stdlib"  # see above
     format: Literal["auto", "text", "jsonl", "parquet", "arrow"] = "auto"  # of the files
     text_field: str = "text"  # of rows that are plain text
     tokenizer: str | None = None  # a folder or tokenizer.json; default: the model's own, or one trained on the corpus
@@ -103,14 +103,14 @@ class Data(Section):
 
 
 class Batch(Section):
-    micro_batch: Count = 4  # rows
+    micro_batch: Count = 4  # rows of one forward and backward pass
     accumulate: Count = 1  # micro-batches a lane and step
 
 
 class Causal(Section):
     """Every token of a stream of text is predicted from those before it."""
 
-    kind: Literal["causal"] = "causal"
+    kind: Literal["causal"] = "causal"  # every token of a stream of text
 
 
 class Sft(Section):
@@ -118,16 +118,16 @@ class Sft(Section):
     completion, of text everything.
     """
 
-    kind: Literal["sft"]
+    kind: Literal["sft"]  # supervised fine-tuning
     train_on: Literal["answers", "all"] = "answers"  # all: prompts and other turns too
 
 
 class Dpo(Section):
     """Direct preference optimization (Rafailov et al., arXiv 2305.18290)."""
 
-    kind: Literal["dpo"]
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"
-    beta: Annotated[float, Field(gt=0)] = 0.1
+    kind: Literal["dpo"]  # preferences
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"  # ipo: Azar et al., arXiv 2310.12036
+    beta: Annotated[float, Field(gt=0)] = 0.1  # how strongly the model is held to its reference
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0  # the share of pairs thought to be labelled wrongly
     length_normalised: bool = False  # log-probabilities a token instead of summed
     reference: Literal["start", "base"] = "start"  # start: computed once and kept; base: the model without its adapters
@@ -144,24 +144,24 @@ class Dpo(Section):
 class Reward(Section):
     """A reward model from preferences (Bradley and Terry 1952; Ouyang et al., arXiv 2203.02155, equation 1)."""
 
-    kind: Literal["reward"]
+    kind: Literal["reward"]  # a reward model
 
 
 Objective = Annotated[Causal | Sft | Dpo | Reward, Field(discriminator="kind")]
 
 
 class Optimizer(Section):
-    kind: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: NonNegative = 1e-3
-    warmup: Annotated[int, Field(ge=0)] = 0  # steps
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    kind: Literal["adamw", "sgd"] = "adamw"  # sgd has momentum
+    learning_rate: NonNegative = 1e-3  # at its highest, after the warm-up
+    warmup: Annotated[int, Field(ge=0)] = 0  # steps in which the learning rate rises from 0
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # how the learning rate falls after the warm-up
     final: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the learning rate that is left at the end
     weight_decay: NonNegative = 0.1  # on matrices; never on vectors (norms, biases)
     clip: Annotated[float, Field(gt=0)] | None = 1.0  # global gradient norm; null: none
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.95
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    momentum: Fraction = 0.9  # sgd
+    beta1: Fraction = 0.9  # adamw: what is kept of the first moment in a step
+    beta2: Fraction = 0.95  # adamw: of the second
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8  # adamw: added to the root of the second moment
+    momentum: Fraction = 0.9  # sgd: what is kept of it in a step
 
 
 class Diloco(Section):
@@ -231,8 +231,8 @@ class Recover(Section):
 
 
 class Compute(Section):
-    threads: Count = 1  # a replica
-    compile: bool = False
+    threads: Count = 1  # of a replica, on processors
+    compile: bool = False  # the model goes through torch.compile
     checkpointing: Literal["none", "full"] = "none"  # full: activations of a layer are computed again in backward
 
 
@@ -255,15 +255,15 @@ class Sample(Section):
     """The text that the trained model is asked to go on with at the end of a run."""
 
     prompt: str | None = None  # null: no sample
-    tokens: Count = 64
+    tokens: Count = 64  # at most
     temperature: NonNegative = 0.8  # 0: always the likeliest token
 
 
 class Recipe(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    steps: Count | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1  # what order, new weights and dropout follow from
+    steps: Count | None = None  # updates of the weights
     tokens: Count | None = None  # row positions to read, masked ones too
-    epochs: Count | None = None
+    epochs: Count | None = None  # times that the corpus is read
     lanes: Count = 8  # the most replicas that can share a step
     model: Model = Model()
     data: Data = Data()
