@@ -20,7 +20,8 @@ HEAD = """# Recipes
 <!-- Made by scripts/docs from samestep/recipe/schema.py and machines.py; change it there. -->
 
 A recipe is a YAML file: `section.key: value`. On the command line any key can be changed: `optimizer.clip=0.5`.
-Everything but the section `run` is part of the mathematics and may change the model; `run` is about machines and may not.
+Everything but the section `run` is part of the mathematics and may change the model; `run` is about machines and may
+not.
 A mistyped key is answered with file, line, column and the nearest key. `samestep init KIND` writes a commented recipe,
 and `recipes/` has six that are trained by the tests.
 
@@ -30,7 +31,12 @@ A *lane* is one of the equal shares of a step. A step reads `lanes` x `batch.acc
 # Sections in the order of the page, by the name under which their keys are written.
 UNDER = {"model.lora": Lora, "sync.diloco": Diloco, "run.hosts.NAME": machines.Host}
 KINDS = {"causal": Causal, "sft": Sft, "dpo": Dpo, "reward": Reward}
-BOUNDS = {"minimum": "at least {}", "exclusiveMinimum": "above {}", "maximum": "at most {}", "exclusiveMaximum": "below {}"}
+BOUNDS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+}
 NAMES = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "`null`"}
 LARGEST = 2**53  # bounds beyond say nothing to a reader
 
@@ -45,7 +51,9 @@ def _sections() -> Iterator[str]:
             yield from _objectives()
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from _section(name, field.annotation, _own(field.annotation))
-            yield from (line for key, kind in UNDER.items() if key.startswith(name + ".") for line in _section(key, kind))
+            yield from (
+                line for key, kind in UNDER.items() if key.startswith(name + ".") for line in _section(key, kind)
+            )
 
 
 def _objectives() -> Iterator[str]:
