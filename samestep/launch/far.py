@@ -29,6 +29,7 @@ from samestep.wire import tcp
 from samestep.wire.meeting import GUESTS, Door
 
 GIVE_UP = 8.0  # seconds that a node's kernel may owe an answer, as between replicas (launch/cuts.py)
+FRESH = 2.5  # seconds that a nurse's look counts; one comes each second
 FENCE = 2.0  # seconds that a nurse has to end a replica
 REST = 64.0  # seconds at most that a nurse rests whose replicas end again and again
 ASK = 1.0  # seconds that a nurse has to say where a replica's code is
@@ -84,6 +85,7 @@ class Far(Child):
     born: int = 0  # process id there
     ended: int | None = None  # its code
     told: Vitals | None = None
+    heard: float = 0.0  # when that was
     doomed: float | None = field(default=None)  # since when
 
     @property
@@ -99,7 +101,9 @@ class Far(Child):
         return self.lost or self.ended is not None
 
     def seat(self) -> Seat:
-        return Seat(self.place.slot, None, None if self.over else self.told)
+        """Nothing is concluded from looks that have not come, as on a network that is slow for a while."""
+        fresh = not self.over and time.monotonic() - self.heard < FRESH
+        return Seat(self.place.slot, None, self.told if fresh else None)
 
     def where(self, *, resume: bool) -> str:
         said = self.nurse.ask("where", resume=resume)
@@ -271,7 +275,7 @@ class Nodes:
             case "born" if child:
                 child.born = event["pid"]
             case "look" if child:
-                child.told = Vitals(*event["vitals"])
+                child.told, child.heard = Vitals(*event["vitals"]), time.monotonic()
                 self._write(child, *event["at"])
             case "ended" if child:
                 child.ended = event["code"]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from samestep.errors import ClusterError
 from samestep.events import Event
 from samestep.launch import handshake, vitals
 from samestep.launch.child import Near, spawn
@@ -146,7 +147,12 @@ class _Nurse:
             self._name,
             self._address,
         )
-        self._child = spawn(program, place)
+        try:
+            self._child = spawn(program, place)
+        except ClusterError as error:
+            self._say({"event": "failed", "ours": True, "kind": "ClusterError", "message": str(error), "traceback": ""})
+            self._say({"nurse": "ended", "code": error.exit_code, "at": self._at()})
+            return
         self._selector.register(self._child.line, selectors.EVENT_READ)
         self._selector.register(self._child.pidfd, selectors.EVENT_READ)
         self._say({"nurse": "born", "pid": self._child.pid})

@@ -26,6 +26,7 @@ from samestep.launch.broker import Wanted
 from samestep.launch.company import Company, slots
 from samestep.launch.engine import OnEvent, Program
 from samestep.launch.far import Nodes
+from samestep.launch.hosts import HERE
 from samestep.launch.nurse import Ward
 from samestep.recover.protocol import Terms
 from samestep.replica import board
@@ -198,6 +199,8 @@ def _check(program: Program, address: str | None) -> None:
         raise ClusterError('--engine ray needs Ray, which is not installed; pip install "samestep[ray]"')
     if program.transport == "torch":
         raise RecipeError("sync.strategy fast is for one host, but was asked for with --engine ray; use exact")
+    if tuple(program.hosts) != (HERE,):
+        raise RecipeError("run.hosts is for --engine local, and Ray finds hosts by itself; leave run.hosts out")
     if address is not None:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():

@@ -4,9 +4,11 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 
@@ -66,9 +68,9 @@ class Hospital:
         self.nodes = resources.enter_context(contextlib.closing(Nodes(HERE, self.token, lines, 8, self.program.work)))
         resources.callback(self.dismiss)
 
-    def nurse(self, name):
-        command = (sys.executable, "-c", PRELUDE + self.body)
-        ward = Ward(self.nodes.engine, self.token.hex(), command, sys.executable, "sockets", 1, None)
+    def nurse(self, name, command=None):
+        usual = (sys.executable, "-c", PRELUDE + self.body)
+        ward = Ward(self.nodes.engine, self.token.hex(), command or usual, sys.executable, "sockets", 1, None)
         process = subprocess.Popen([sys.executable, "-c", NURSE, json.dumps(asdict(ward)), name, HERE])
         self.nurses.append(process)
         return process
@@ -221,6 +223,36 @@ wait(generation)
     assert (silent["replica"], silent["kind"], silent["step"], silent["phase"]) == (1, "stopped", 7, "forward")
     assert silent["ended"] and "<module> at <string>" in silent["reason"]
     assert [e["members"] for e in found(events)] == [[0]]
+
+
+def test_one_that_cannot_be_started_is_told_with_the_reason(hospital):
+    here = hospital("", replicas=1, nurses=0)
+    here.nurse("n0", ["/no/such/program"])
+    here.ready(1)
+    with pytest.raises(ClusterError, match=r"replica \d could not be started .*/no/such/program"):
+        here.run()
+
+
+def test_looks_that_do_not_come_blame_nobody(hospital):
+    """As on a network that is slow: a nurse that is stopped says nothing of a replica that sleeps."""
+    body = """
+if me == 0:
+    control.send({'event': 'begun'})
+control.phase(3, Phase.FORWARD if me else Phase.EXCHANGE)
+until = time.monotonic() + 9
+while time.monotonic() < until:
+    sum(range(100_000)) if me else time.sleep(0.1)
+"""
+    here = hospital(body)
+
+    def hear(event):
+        if event["event"] == "begun":
+            victim = next(c for c in here.company._children.values() if c.replica == 1).place.host
+            nurse = here.nurses[int(victim[1:])]
+            nurse.send_signal(signal.SIGSTOP)
+            threading.Timer(6.5, nurse.send_signal, [signal.SIGCONT]).start()
+
+    assert found(here.run(hear), "silent") == []
 
 
 def test_where_no_nurse_is_free_it_is_said(hospital):

@@ -13,6 +13,7 @@ import pytest
 from samestep.errors import ClusterError, RecipeError
 from samestep.launch import ray
 from samestep.launch.engine import Program
+from samestep.launch.hosts import Host
 from samestep.launch.ray import Ray
 from samestep.recover.protocol import Terms
 from samestep.verbs.train import engine_of
@@ -58,6 +59,12 @@ def test_an_address_where_nobody_answers_is_refused():
 def test_fast_is_refused_for_it_is_for_one_host():
     said, code = refused(program=Program([sys.executable], "torch"))
     assert "sync.strategy fast is for one host" in said and code == 2
+
+
+@pytest.mark.usefixtures("as_if_installed")
+def test_hosts_of_the_recipe_are_refused():
+    said, code = refused(program=Program([sys.executable], hosts=[Host("h0", (), "10.77.0.1")]))
+    assert said.startswith("run.hosts is for --engine local") and code == 2
 
 
 def test_an_engine_is_named_and_only_ray_takes_an_address():
