@@ -4,8 +4,10 @@ A sink is told numbers by name at a step, and is closed. None of them can end a 
 there on, and that is said.
 """
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,8 @@ def _wandb(run: Path, recipe: Mapping[str, Any]) -> Sink:
     """Online, offline or off as WANDB_MODE says."""
     import wandb
 
-    made = wandb.init(project="samestep", name=run.name, dir=str(run), config=dict(recipe))
+    settings = wandb.Settings(console="off")  # what is printed here is no part of the run
+    made = wandb.init(project="samestep", name=run.name, dir=str(run), config=dict(recipe), settings=settings)
     return Sink(lambda step, found: made.log(found, step=step), made.finish)
 
 
@@ -105,16 +108,22 @@ class Sinks:
     def _attempt(self, name: str, do: Callable[[Sink], None]) -> None:
         """Whatever a foreign package raises, over a network or not, is no reason to end a run."""
         try:
-            do(self._open[name])
+            with redirect_stdout(sys.stderr):
+                do(self._open[name])
         except Exception as error:
             del self._open[name]
             self._say(f"run.sinks {name}: {type(error).__name__}: {error}; it is left out from here on")
 
 
 def _made(name: str, run: Path, recipe: Mapping[str, Any]) -> Sink:
+    """What it prints goes to stderr: with --json stdout is one object and nothing else."""
     try:
-        return SINKS[name](run, recipe)
+        with redirect_stdout(sys.stderr):
+            return SINKS[name](run, recipe)
     except ImportError as error:
         raise RecipeError(
             f"run.sinks asks for {name}, which is not installed ({error}); pip install 'samestep[{name}]', or remove it"
         ) from None
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RecipeError(f"run.sinks asks for {name}, which cannot begin: {what}; set it up, or remove it") from error

@@ -59,6 +59,27 @@ def test_a_package_that_is_not_installed_is_named_with_its_extra(name, tmp_path,
         Sinks([name], tmp_path, {}, print)
 
 
+def test_a_sink_that_cannot_begin_ends_the_run_before_it_has_begun(tmp_path, monkeypatch):
+    def make(run, recipe):
+        raise ConnectionError("no route")
+
+    monkeypatch.setitem(SINKS, "wandb", make)
+    with pytest.raises(RecipeError, match="asks for wandb, which cannot begin: ConnectionError: no route; set it up"):
+        Sinks(["wandb"], tmp_path, {}, print)
+
+
+def test_what_a_sink_prints_is_not_on_stdout(made, tmp_path, monkeypatch, capsys):
+    def make(run, recipe):
+        print("hello")
+        return Sink(lambda step, found: print("told"), lambda: print("bye"))
+
+    monkeypatch.setitem(SINKS, "wandb", make)
+    sink = Sinks(["wandb"], tmp_path, {}, print)
+    sink(made.step(1))
+    sink.close()
+    assert capsys.readouterr() == ("", "hello\ntold\nbye\n")
+
+
 def test_the_recipe_knows_the_names_of_the_menu(tmp_path):
     (tmp_path / "r.yaml").write_text(f"steps: 1\nrun: {{sinks: {json.dumps(list(SINKS))}}}\n")
     assert load(tmp_path / "r.yaml").run.sinks == list(SINKS)
@@ -82,7 +103,7 @@ def test_tensorboard_reads_what_it_was_told(made, tmp_path):
 
 # Each in a process of its own: they leave threads and global state behind
 REAL = {
-    "mlflow": "import mlflow; mlflow.set_tracking_uri('sqlite:///t.db')",
+    "mlflow": "import os; os.environ |= {'MLFLOW_TRACKING_URI': 'file:./runs', 'MLFLOW_ALLOW_FILE_STORE': 'true'}",
     "wandb": "import os; os.environ['WANDB_MODE'] = 'offline'",
     "trackio": "import os; os.environ['TRACKIO_DIR'] = os.getcwd()",
 }
@@ -110,6 +131,7 @@ def test_the_real_package_takes_it(name, tmp_path):
     code = TOLD.format(first=REAL[name], name=name)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == ""
 
 
 def test_the_menu_is_thin():
