@@ -14,7 +14,7 @@ import yaml
 
 import samestep
 from samestep import errors
-from samestep.cli import app
+from samestep.cli.app import app
 
 PACKAGE = Path(samestep.__file__).parent
 ROOT = PACKAGE.parent
@@ -48,10 +48,12 @@ def pieces(node, scope):
         return [a + b for a, b in itertools.product(pieces(node.left, scope), pieces(node.right, scope))]
     if isinstance(node, ast.IfExp):
         return pieces(node.body, scope) + pieces(node.orelse, scope)
+    match node:
+        case ast.Call(func=ast.Attribute(attr="join"), args=[ast.Call(func=ast.Name("map"), args=[each, _])]):
+            return pieces(each, scope)  # of one of those that are joined
+    node = node.func if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else node
     if isinstance(node, ast.Name) and node.id in scope:
         return [text for value in scope[node.id] for text in pieces(value, _without(scope, node.id))]
-    if isinstance(node, ast.Call) and getattr(node.func, "id", None) in scope:
-        return [text for value in scope[node.func.id] for text in pieces(value, _without(scope, node.func.id))]
     return [ANY]
 
 
@@ -149,6 +151,8 @@ def load(path):
     raise DataError(says)
 def other(path):
     raise RecipeError(_why(path) if path else "no path; give one")
+def several(paths):
+    raise RecipeError("\\n".join(map(_why, paths)))
 def _why(path):
     return f"{path} is " + "odd"
 """
@@ -158,9 +162,9 @@ def _why(path):
     ("known", "missing"),
     [
         ({3: ["is gone; restore it"], 2: ["no path; give one", "… is odd"]}, 0),
-        ({3: ["is gone"], 2: ["no path; give one"]}, 1),
+        ({3: ["is gone"], 2: ["no path; give one"]}, 2),
         ({2: ["is gone; restore it", "no path", "is odd"]}, 1),
-        ({}, 3),
+        ({}, 4),
     ],
 )
 def test_the_walk_finds_errors_without_an_entry(known, missing):
