@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from samestep.recipe import machines, schema
+from samestep.recipe import machines
 from samestep.recipe.schema import Causal, Diloco, Dpo, Lora, Recipe, Reward, Sft
 
 HEAD = """# Recipes

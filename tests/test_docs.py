@@ -294,12 +294,13 @@ def commands(page):
     for block in re.findall(r"^```(?:console)?\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE):
         for line in block.splitlines():
             if line.startswith("$ samestep "):
-                yield line.removeprefix("$ samestep ").split(" | ")[0].split("   #")[0]
+                yield line.removeprefix("$ samestep ").split(" | ")[0].split(" > ")[0].split("   #")[0]
 
 
-def test_the_commands_of_the_first_page_parse():
-    found = list(commands((DOCS / "index.md").read_text()))
-    assert len(found) >= 8
+@pytest.mark.parametrize(("page", "least"), [("index.md", 8), ("plan.md", 4), ("clusters.md", 3), ("look.md", 3)])
+def test_the_commands_of_a_page_parse(page, least):
+    found = list(commands((DOCS / page).read_text()))
+    assert len(found) >= least
     group = typer.main.get_command(app)
     for line in found:
         verb, *arguments = shlex.split(line)
