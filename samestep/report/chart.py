@@ -85,7 +85,7 @@ def ticks(found: Scale) -> list[float]:
     """Round values inside the scale, ascending."""
     if found.log:
         powers = range(math.ceil(found.low), math.floor(found.high) + 1)
-        return [10.0**power for power in powers][:: max(1, len(powers) // TICKS)]
+        return [10.0**power for power in powers][:: max(1, -(-len(powers) // TICKS))]
     step = _round_up(max((found.high - found.low) / TICKS, SMALLEST))
     first = math.ceil(found.low / step)
     return [at * step for at in range(first, math.floor(found.high / step) + 1)]

@@ -37,7 +37,7 @@ def test_a_line_goes_back_where_steps_were_lost_and_stays_inside():
 
 def test_names_at_the_ends_are_not_written_over_each_other():
     same = {policy: [(0.0, 0), (2 * DAY, 999)] for policy in CURVES}
-    names = tuple([*CURVES, "without failures"])
+    names = (*CURVES, "without failures")
     texts = [each for each in drawn(curves=same).iter(f"{SVG}text") if each.text.startswith(names)]
     places = sorted(float(each.get("y")) for each in texts)
     assert len(places) == 3
