@@ -14,7 +14,6 @@ import select
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,11 +28,12 @@ LOOK = 1.0  # seconds between two looks at how many places there are
 
 @dataclass(frozen=True)
 class Wanted:
-    """address: of a cluster that there is; None: a private one. places: as many as replicas, at most, each of so many
-    CPUs. moves: whether a place whose node is lost is made up for elsewhere.
+    """address: of a cluster that there is; None: a private one, with its files in `folder`. places: as many as
+    replicas, at most, each of so many CPUs. moves: whether a place whose node is lost is made up for elsewhere.
     """
 
     address: str | None
+    folder: str | None
     places: int
     cpus: int
     moves: bool
@@ -60,21 +60,20 @@ def _cluster(wanted: Wanted) -> Iterator[str]:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    folder = None if wanted.address else tempfile.mkdtemp(prefix="samestep-ray-")
     private = {
         "num_cpus": wanted.places * wanted.cpus,
         "object_store_memory": STORE,
         "include_dashboard": False,
         "_node_ip_address": LOOPBACK,
-        "_temp_dir": folder,
+        "_temp_dir": wanted.folder,
     }
     try:
         ray.init(**quiet, **({"address": wanted.address} if wanted.address else {"address": "local"} | private))
         yield ray.util.get_node_ip_address() if wanted.address else LOOPBACK
     finally:
         ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)  # a log may still be written
+        if wanted.folder:
+            shutil.rmtree(wanted.folder, ignore_errors=True)  # a log may still be written
 
 
 def _keep(line: socket.socket, wanted: Wanted, ward: Ward) -> None:

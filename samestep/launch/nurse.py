@@ -37,7 +37,8 @@ MISSES = 30  # calls in a row that come to nothing
 class Ward:
     """What a nurse has to know. engine: where it calls. token: what only the run's own know, in hexadecimal digits.
 
-    python: the engine's own interpreter; where a command begins with it, the nurse's own is meant.
+    python: the engine's own interpreter; where a command begins with it, the nurse's own is meant. folder: where the
+    engine runs, and its relative paths begin.
     """
 
     engine: tuple[str, int]
@@ -47,6 +48,7 @@ class Ward:
     transport: str
     threads: int
     logs: str | None
+    folder: str
 
     def program(self, work: dict[str, Any]) -> Program:
         command = [sys.executable if word == self.python else word for word in self.command]
@@ -148,7 +150,7 @@ class _Nurse:
             self._address,
         )
         try:
-            self._child = spawn(program, place)
+            self._child = self._spawn(program, place)
         except ClusterError as error:
             self._say({"event": "failed", "ours": True, "kind": "ClusterError", "message": str(error), "traceback": ""})
             self._say({"nurse": "ended", "code": error.exit_code, "at": self._at()})
@@ -156,6 +158,16 @@ class _Nurse:
         self._selector.register(self._child.line, selectors.EVENT_READ)
         self._selector.register(self._child.pidfd, selectors.EVENT_READ)
         self._say({"nurse": "born", "pid": self._child.pid})
+
+    def _spawn(self, program: Program, place: Place) -> Near:
+        try:
+            os.chdir(self._ward.folder)
+        except OSError as error:
+            raise ClusterError(
+                f"node {self._name} cannot go to {self._ward.folder}, where the run was started ({error.strerror}); "
+                f"all nodes need the same folders, as on a shared disk"
+            ) from None
+        return spawn(program, place)
 
     def _listen(self) -> None:
         child = self._child

@@ -12,9 +12,11 @@ import json
 import os
 import secrets
 import select
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +36,9 @@ from samestep.replica.board import Board
 
 ANSWER = 15.0  # seconds that a cluster's head has to answer a call
 CONNECT = 180.0  # seconds until Ray must have connected, or started; 9 on a small machine, more than 60 on a busy one
-PLACES = 60.0  # seconds until all places must be there that the cluster has room for: another job may have taken them
+# Until the places must be there that the cluster has room for: another job may have taken them, and actors have taken
+# more than 60 to start on a busy machine.
+PLACES = 180.0  # seconds
 END = 20.0  # seconds that Ray has to give all back
 ALWAYS = 1 << 30  # replacements; a place comes back only where one was lost, and a step that kills still ends the run
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
@@ -57,7 +61,8 @@ class Ray:
     def run(self, program: Program, terms: Terms, on_event: OnEvent) -> None:
         _check(program, self._address)
         with contextlib.ExitStack() as stack:
-            wanted = Wanted(self._address, terms.replicas, program.threads, terms.replace)
+            folder = None if self._address else stack.enter_context(_folder())
+            wanted = Wanted(self._address, folder, terms.replicas, program.threads, terms.replace)
             broker = stack.enter_context(_broker(wanted, program.logs))
             nodes = stack.enter_context(_nodes(broker, program, terms))
             there = self._wait(broker, nodes, terms)
@@ -128,6 +133,16 @@ class _Broker:
 
 
 @contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """For the files of a private cluster. The broker deletes it too, in case this process is killed."""
+    made = tempfile.mkdtemp(prefix="samestep-ray-")
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def _broker(wanted: Wanted, logs: Path | None) -> Iterator[_Broker]:
     """Nothing of it is left at the end, nor of a private cluster."""
     ours, theirs = socket.socketpair()
@@ -177,7 +192,8 @@ def _nodes(broker: _Broker, program: Program, terms: Terms) -> Iterator[Nodes]:
         nodes = stack.enter_context(contextlib.closing(Nodes(own, token, lines, slots(terms), program.work)))
         logs = str(program.logs.resolve()) if program.logs else None
         command, threads = tuple(program.command), program.threads
-        ward = Ward(nodes.engine, token.hex(), command, sys.executable, program.transport, threads, logs)
+        here = str(Path.cwd())
+        ward = Ward(nodes.engine, token.hex(), command, sys.executable, program.transport, threads, logs, here)
         broker.say(asdict(ward))
         pidfd = os.pidfd_open(broker.process.pid)
         stack.callback(os.close, pidfd)

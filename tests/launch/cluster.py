@@ -33,9 +33,19 @@ class Cluster:
         self.address = f"{host}:{port}"
         places = ["--head", f"--port={port}", f"--node-ip-address={host}", "--include-dashboard=false"]
         self._start("head", [*places, f"--temp-dir={self.folder}"], cpus)
+        while not self._answers(host, port):
+            assert self.nodes["head"].poll() is None
+            time.sleep(0.2)
 
     def raylet(self, name, cpus):
         self._start(name, [f"--address={self.address}"], cpus)
+
+    def _answers(self, host, port):
+        try:
+            socket.create_connection((host, port), 5).close()
+        except OSError:
+            return False
+        return True
 
     def _start(self, name, arguments, cpus):
         limits = [f"--num-cpus={cpus}", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]
@@ -48,7 +58,7 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,
             )
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while not self.raylets(name) and time.monotonic() < until:
             assert self.nodes[name].poll() is None, (self.folder.parent / f"{name}.log").read_text()
             time.sleep(0.1)

@@ -68,9 +68,11 @@ class Hospital:
         self.nodes = resources.enter_context(contextlib.closing(Nodes(HERE, self.token, lines, 8, self.program.work)))
         resources.callback(self.dismiss)
 
-    def nurse(self, name, command=None):
+    def nurse(self, name, command=None, folder="/"):
         usual = (sys.executable, "-c", PRELUDE + self.body)
-        ward = Ward(self.nodes.engine, self.token.hex(), command or usual, sys.executable, "sockets", 1, None)
+        ward = Ward(
+            self.nodes.engine, self.token.hex(), command or usual, sys.executable, "sockets", 1, None, str(folder)
+        )
         process = subprocess.Popen([sys.executable, "-c", NURSE, json.dumps(asdict(ward)), name, HERE])
         self.nurses.append(process)
         return process
@@ -230,6 +232,21 @@ def test_one_that_cannot_be_started_is_told_with_the_reason(hospital):
     here.nurse("n0", ["/no/such/program"])
     here.ready(1)
     with pytest.raises(ClusterError, match=r"replica \d could not be started .*/no/such/program"):
+        here.run()
+
+
+def test_replicas_are_where_the_engine_is_whose_paths_they_follow(hospital, tmp_path):
+    here = hospital("control.send({'event': 'x', 'in': os.getcwd()})", replicas=1, nurses=0)
+    here.nurse("n0", folder=tmp_path)
+    here.ready(1)
+    assert [e["in"] for e in found(here.run())] == [str(tmp_path)]
+
+
+def test_a_node_without_that_folder_is_told(hospital):
+    here = hospital("", replicas=1, nurses=0)
+    here.nurse("n0", folder="/no/such/folder")
+    here.ready(1)
+    with pytest.raises(ClusterError, match="node n0 cannot go to /no/such/folder, where the run was started"):
         here.run()
 
 
