@@ -4,6 +4,7 @@ A sink is told numbers by name at a step, and is closed. None of them can end a 
 there on, and that is said.
 """
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +85,7 @@ def _mlflow(run: Path, recipe: Mapping[str, Any]) -> Sink:
     )
 
 
+# By the name of the package, which is that of the extra too
 SINKS = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb, "mlflow": _mlflow}
 
 
@@ -91,7 +93,7 @@ class Sinks:
     """The sinks of one run, to be called with each of its events and closed at its end."""
 
     def __init__(self, names: Sequence[str], run: Path, recipe: Mapping[str, Any], say: Say) -> None:
-        """Raises RecipeError for a sink whose package is not installed."""
+        """Raises RecipeError for a sink that cannot begin."""
         self._say, self._step = say, 0
         self._open = {name: _made(name, run, recipe) for name in names}
 
@@ -115,15 +117,20 @@ class Sinks:
             self._say(f"run.sinks {name}: {type(error).__name__}: {error}; it is left out from here on")
 
 
+def refuse_missing(names: Sequence[str]) -> None:
+    """Raises RecipeError for a sink whose package is not installed; to be called before a run has a folder."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise RecipeError(
+                f"run.sinks asks for {name}, which is not installed; pip install 'samestep[{name}]', or remove it"
+            )
+
+
 def _made(name: str, run: Path, recipe: Mapping[str, Any]) -> Sink:
     """What it prints goes to stderr: with --json stdout is one object and nothing else."""
     try:
         with redirect_stdout(sys.stderr):
             return SINKS[name](run, recipe)
-    except ImportError as error:
-        raise RecipeError(
-            f"run.sinks asks for {name}, which is not installed ({error}); pip install 'samestep[{name}]', or remove it"
-        ) from None
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
         raise RecipeError(f"run.sinks asks for {name}, which cannot begin: {what}; set it up, or remove it") from error

@@ -23,7 +23,9 @@ from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, checkpoint, shards
 from samestep.recover.journal import NAME, Journal
 from samestep.replica.job import Job
+from samestep.report.metrics import serving
 from samestep.report.progress import Progress, progress, reading, show
+from samestep.report.sinks import Sinks, refuse_missing
 from samestep.verbs.logbook import Hearer, Logbook
 from samestep.verbs.pilot import as_dict, settled
 from samestep.verbs.prepare import Prepared, Say, prepare
@@ -125,6 +127,7 @@ def begin(
     say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
+    refuse_missing(prepared.recipe.run.sinks)
     prepared, found = settled(prepared, say)
     for line in chosen(prepared):
         say(line)
@@ -150,9 +153,6 @@ def begin(
 @contextlib.contextmanager
 def heard(recipe: Recipe, run: Path, metrics: int | None, say: Say) -> Iterator[list[Hearer]]:
     """Who else is told of a run's events, as its recipe and the command line ask for."""
-    from samestep.report.metrics import serving
-    from samestep.report.sinks import Sinks
-
     sinks = Sinks(recipe.run.sinks, run, recipe.model_dump(mode="json"), say)
     with contextlib.closing(sinks), serving(metrics, say) as hearers:
         yield [*hearers, sinks]

@@ -105,6 +105,7 @@ def test_a_run_reports_itself_serves_metrics_and_tells_its_sinks(tmp_path, cache
 
     texts, told = [], []
     monkeypatch.setitem(sinks.SINKS, "wandb", lambda *_: sinks.Sink(lambda *said: told.append(said), lambda: None))
+    monkeypatch.setattr(sinks.importlib.util, "find_spec", lambda name: sys)
     console, run = Console(file=StringIO(), width=200), tmp_path / "run"
 
     def look(event, hear=metrics.hearer):
