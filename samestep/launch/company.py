@@ -157,6 +157,9 @@ class Company:
             return
         self._looked = now
         seats = {replica: child.seat() for replica, child in self._children.items()}
+        if any(seat.pid is None and seat.told is None for seat in seats.values()):
+            self._lookout.forget()  # who waits for one of whom nothing has come is not stuck by himself
+            return
         for found in self._lookout.look(seats, now, self._cuts.concerned):
             self._silent(found)
 
