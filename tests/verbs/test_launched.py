@@ -34,7 +34,7 @@ class Launch:
 
     def at(self, step):
         """Wait until it is committed."""
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600  # machines may be busy
         while not any(event.get("step", 0) >= step for event in self.events if event["event"] == "step"):
             assert time.monotonic() < deadline, self.end()
             time.sleep(0.05)
