@@ -1,6 +1,7 @@
-# samestep with what it needs, for a CPU or, by another index of torch, for NVIDIA GPUs:
+# samestep with what it needs. torch is what pip finds: the build for NVIDIA GPUs, unless pip's settings name a place
+# that has another, as a build argument:
 #     docker build -t registry.example/samestep:0.1.0 .
-#     docker build -t registry.example/samestep:0.1.0-cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
+#     docker build -t registry.example/samestep:0.1.0-cpu --build-arg TORCH_INDEX=ADDRESS_OF_CPU_BUILDS .
 # Replicas of one run need one image: other versions may give other bits, and are refused.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim
@@ -9,9 +10,9 @@ FROM python:${PYTHON}-slim
 RUN useradd --uid 1000 --create-home samestep
 
 ARG TORCH=2.13.0
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-# torch first and with pip: what depends on it would otherwise bring its newest build, with CUDA.
-RUN pip install --no-cache-dir --disable-pip-version-check --index-url "${TORCH_INDEX}" "torch==${TORCH}"
+# torch first, in a layer of its own: it is the largest, and what depends on it would bring its newest version.
+ARG TORCH_INDEX=""
+RUN PIP_INDEX_URL="${TORCH_INDEX}" pip install --no-cache-dir --disable-pip-version-check "torch==${TORCH}"
 
 WORKDIR /opt/samestep
 COPY pyproject.toml README.md LICENSE ./
