@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ ENGINES = 2  # the engine's own standard error
 
 
 @dataclass
-class Child:
+class Child(ABC):
     """What is known of a replica wherever it is: Near here, Far where a nurse starts it (launch/far.py)."""
 
     place: Place
@@ -49,32 +50,34 @@ class Child:
         return self.place.replica
 
     @property
+    @abstractmethod
     def pid(self) -> int:
-        raise NotImplementedError
+        """Of its process."""
 
     @property
+    @abstractmethod
     def code(self) -> int | None:
         """As subprocess has it; None while it lives."""
-        raise NotImplementedError
 
+    @abstractmethod
     def seat(self) -> Seat:
         """Where the lookout finds it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, *, resume: bool) -> str:
         """Where its code is, as replica/stack.py tells."""
-        raise NotImplementedError
 
+    @abstractmethod
     def form(self, fields: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Tell it of a generation. Nothing where it has just died: the engine hears of that in another way."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kill(self) -> None:
-        raise NotImplementedError
+        """At once, and with all that it has started."""
 
+    @abstractmethod
     def close(self) -> None:
         """No replica outlives it."""
-        raise NotImplementedError
 
     def end(self) -> str:
         """How it ended, where it said nothing itself."""
