@@ -212,7 +212,16 @@ def named_files(text):
     """What stands in `...` and is the path of a file or folder of this project."""
     for words in re.findall(r"`([^`\n]+)`", text):
         for word in re.findall(r"^[\w./-]+(?= |$)", words):
-            inside = word.split("/")[0] in {"samestep", "docs", "tests", "scripts", "benchmarks", "recipes", "examples"}
+            inside = word.split("/")[0] in {
+                "samestep",
+                "docs",
+                "tests",
+                "scripts",
+                "benchmarks",
+                "recipes",
+                "examples",
+                "deploy",
+            }
             if (inside and "/" in word) or re.fullmatch(r"\w+(/\w+)+\.py", word):
                 yield word
 
