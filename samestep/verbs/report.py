@@ -93,7 +93,7 @@ def _recipe(run: Path) -> tuple[str, list[tuple[str, ...]], list[str]]:
         return "", [], [f"The recipe cannot be read: {error.strerror}."]
     except RecipeError as error:
         return text, [], [f"This version does not read the recipe: {error}."]
-    defaults = compare.flat(Recipe(steps=1).model_dump())
+    defaults = compare.flat(Recipe(steps=1).model_dump()) | {"steps": None}  # one length is needed, none is given
     return text, _rows(compare.differences(compare.flat(found), defaults)), []
 
 

@@ -124,6 +124,8 @@ def test_what_got_in_all_the_same_would_be_refused_by_the_policy(made, shown, at
     assert seen.tab.value("window.refused.length") >= 1 and seen.tab.value("typeof window.hit") == "undefined"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # some ten seconds; minutes where others fill the machine
 def test_a_run_of_a_hundred_thousand_steps_is_no_larger_than_a_page(made):
     html = page(facts("long", made.lived(100_000)))
     assert len(html.encode()) < LIMIT / 3
