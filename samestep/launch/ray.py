@@ -40,6 +40,7 @@ CONNECT = 180.0  # seconds until Ray must have connected, or started; 9 on a sma
 # more than 60 to start on a busy machine.
 PLACES = 180.0  # seconds
 END = 20.0  # seconds that Ray has to give all back
+WRITES = 5.0  # seconds that processes of a cluster whose broker had to be killed may still write files
 ALWAYS = 1 << 30  # replacements; a place comes back only where one was lost, and a step that kills still ends the run
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "1"}
 
@@ -139,7 +140,10 @@ def _folder() -> Iterator[str]:
     try:
         yield made
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        until = time.monotonic() + WRITES
+        while Path(made).exists() and time.monotonic() < until:
+            shutil.rmtree(made, ignore_errors=True)
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ class Cluster:
         places = ["--head", f"--port={port}", f"--node-ip-address={host}", "--include-dashboard=false"]
         self._start("head", [*places, f"--temp-dir={self.folder}"], cpus)
         while not self._answers(host, port):
-            assert self.nodes["head"].poll() is None
+            assert self.nodes["head"].poll() is None, (self.folder.parent / "head.log").read_text()
             time.sleep(0.2)
 
     def raylet(self, name, cpus):

@@ -73,12 +73,12 @@ class Lab:
 
 @pytest.fixture
 def lab(tmp_path, cache):
-    here = Lab(tmp_path, cache)
+    here, before = Lab(tmp_path, cache), set(Path("/tmp").glob("samestep-ray-*"))
     try:
         yield here
         here.cluster.down()
         assert here.cluster.left(20) == []
-        assert not list(Path("/tmp").glob("samestep-ray-*"))
+        assert set(Path("/tmp").glob("samestep-ray-*")) <= before
     finally:
         here.cluster.end()
         shutil.rmtree(here.ray, ignore_errors=True)
@@ -87,7 +87,8 @@ def lab(tmp_path, cache):
 def ended(process, code=0):
     """What it has printed, and how it has ended."""
     out, err = process.communicate(timeout=600)
-    assert process.returncode == code, out + err
+    logs = "".join(path.read_text() for path in Path("/tmp").glob("sr*/*.log")) if process.returncode != code else ""
+    assert process.returncode == code, out + err + logs
     return out, err
 
 

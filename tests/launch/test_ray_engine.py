@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_the_end_of_the_broker_is_the_loss_of_the_head(broker):
     broker.theirs.close()
     with pytest.raises(ClusterError, match=r"the head of the Ray cluster is lost, and all replicas with it; look at"):
         broker.hear(1.0)
+
+
+def test_a_private_cluster_leaves_no_process_not_even_one_whose_parent_has_ended():
+    """As where Ray fails half way: a child of a child that is gone, in a session of its own."""
+    script = """
+import os, subprocess, sys
+from samestep.launch.broker import _adopt, _below, _end_all
+_adopt()
+sleeper = "import subprocess as s; print(s.Popen(['sleep', '60'], start_new_session=True, stdout=s.DEVNULL).pid)"
+orphan = int(subprocess.run([sys.executable, "-c", sleeper], stdout=subprocess.PIPE, check=True).stdout)
+own = subprocess.Popen(["sleep", "60"]).pid
+before = sorted(_below(os.getpid()))
+_end_all(os.getpid())
+print(before == sorted([orphan, own]), _below(os.getpid()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "True []\n", done.stderr
 
 
 class Nodes:
