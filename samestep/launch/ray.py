@@ -46,9 +46,13 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 class Ray:
-    """address: of a cluster's head, HOST:PORT; None: a private cluster for the time of the run."""
+    """address: of a cluster's head, HOST:PORT; None: a private cluster for the time of the run. ClusterError where Ray
+    is not installed: a run then gets no folder.
+    """
 
     def __init__(self, address: str | None = None) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise ClusterError('--engine ray needs Ray, which is not installed; pip install "samestep[ray]"')
         self._address = address
         self._company: Company | None = None
         self._stopped = False
@@ -215,8 +219,6 @@ def _connected(broker: _Broker) -> str:
 
 
 def _check(program: Program, address: str | None) -> None:
-    if importlib.util.find_spec("ray") is None:
-        raise ClusterError('--engine ray needs Ray, which is not installed; pip install "samestep[ray]"')
     if program.transport == "torch":
         raise RecipeError("sync.strategy fast is for one host, but was asked for with --engine ray; use exact")
     if tuple(program.hosts) != (HERE,):

@@ -35,6 +35,9 @@ class Restart(World):
             self.enter("detecting")
             self.after(self.setup.detect, self.fill)
 
+    def leave(self) -> None:
+        """Nothing: nobody is let in between two starts."""
+
     def replaced(self, places: list[int]) -> None:
         self.standby += places
         self.count()

@@ -5,6 +5,7 @@ Steps between two events are counted and not gone through, so a month costs as m
 
 import heapq
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -91,7 +92,7 @@ def pace(setup: Setup, members: int, slow: float = 1.0) -> Pace:
     return Pace(seconds, useful, waited, members * seconds - useful - waited)
 
 
-class World:
+class World(ABC):
     """members: replicas of the generation that live. idle: those that live outside of it. phase: what the members do.
 
     A policy says what follows in `lose` and `leave`. Time in the books is in replica-seconds.
@@ -246,14 +247,18 @@ class World:
 
     # What a policy says
 
+    @abstractmethod
     def lives(self, place: int) -> bool:
-        raise NotImplementedError
+        """Whether a place has a replica that can be lost."""
 
+    @abstractmethod
     def takes_part(self, place: int) -> bool:
-        raise NotImplementedError
+        """Whether its replica computes."""
 
+    @abstractmethod
     def lose(self, places: list[int], seconds: float) -> None:
-        raise NotImplementedError
+        """These places have lost their replicas; each has another one after so many seconds."""
 
+    @abstractmethod
     def leave(self) -> None:
-        raise NotImplementedError
+        """The step that is over was the last of these members: others are to be let in."""

@@ -30,6 +30,8 @@ def refused(address=None, program=PROGRAM):
 
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ClusterError, match="is not installed"):
+        engine_of("ray", None)  # before a run has a folder
     assert refused() == ('--engine ray needs Ray, which is not installed; pip install "samestep[ray]"', 4)
 
 
