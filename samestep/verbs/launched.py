@@ -51,7 +51,7 @@ def _led(
         return begin(recipe, overrides, run, engine, console, metrics)
     _refuse_other_run(load(recipe, overrides), run)
     if any(event["event"] == "finished" for event in events):
-        console.print(f"{run} has ended already", markup=False, highlight=False)
+        console.print(f"{run} has ended already", markup=False, highlight=False, soft_wrap=True)
         return summary_of(run, events)
     free = [override for override in overrides if override.startswith(FREE)]
     return go_on(run, free, engine, console, metrics)

@@ -119,8 +119,9 @@ def test_a_run_that_has_ended_is_no_error_for_a_launcher_that_starts_it_again(la
 
 @pytest.mark.slow
 def test_a_second_job_with_the_same_folder_is_refused_and_the_first_goes_on(launch, tmp_path):
-    first = launch(1, *EACH, "steps=60").at(1)
-    ends = launch(2, *EACH, "steps=60", port=29512).end()
+    endless = [*EACH, "steps=100000"]
+    first = launch(1, *endless).at(1)
+    ends = launch(2, *endless, port=29512).end()
     assert [code for code, _ in ends] == [4, 4]
     assert all("is being trained by another job (RANK on" in says for _, says in ends)
     first.processes[0].send_signal(signal.SIGTERM)
