@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samestep.model.destination import take
+
 PLAIN_ATTENTION = 512  # tokens; longest context whose bfloat16 scores are computed whole on a CPU
 
 
@@ -114,8 +116,10 @@ def _product_gradients(
     """Of hidden @ weight.T, for the gradient of it: those of `hidden` and, where it is trained, of `weight`."""
     rows = gradient.flatten(0, -2)
     for_hidden = (rows @ weight.to(gradient.dtype)).view(*gradient.shape[:-1], -1)
-    for_weight = (rows.T @ hidden.flatten(0, -2)).to(weight.dtype) if trained and hidden is not None else None
-    return for_hidden, for_weight
+    if not trained or hidden is None:
+        return for_hidden, None
+    product, place = rows.T @ hidden.flatten(0, -2), take(weight)
+    return for_hidden, product.to(weight.dtype) if place is None else place.copy_(product)
 
 
 def gated(gate: Tensor, up: Tensor, down: nn.Module) -> Tensor:

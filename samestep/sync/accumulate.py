@@ -1,9 +1,10 @@
 """Adding up gradients on one replica: micro-batches of a lane in order, lanes along the tree.
 
-A gradient is taken over as soon as backward has made it, so that no second set of gradients is ever held. The
-partial sums form a stack of flat buffers, as deep as `tree.merges` says. When the last lane of the last
-partial sum has filled a bucket, the bucket is reported, always in ascending order: all replicas exchange in
-one order, whatever order their backward takes. A gradient that comes after the last lane is added to nothing.
+A gradient is taken over as soon as backward has made it, or written where it is kept by the layer itself
+(model/destination.py), so that no second set of gradients is ever held. The partial sums form a stack of flat
+buffers, as deep as `tree.merges` says. When the last lane of the last partial sum has filled a bucket, the bucket is
+reported, always in ascending order: all replicas exchange in one order, whatever order their backward takes. A
+gradient that comes after the last lane is added to nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from samestep.model.destination import offer
 from samestep.sync.flat import views
 from samestep.sync.share import Turn
 from samestep.sync.slices import Layout
@@ -59,6 +61,8 @@ class Accumulator:
     def close(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        for parameter in self._parameters:
+            offer(parameter, None)
 
     @property
     def _over(self) -> bool:
@@ -72,10 +76,19 @@ class Accumulator:
             for bucket in self._layout.buckets_of(index):
                 self._missing[bucket] += 1
         self._reported = 0
+        self._offer()
+
+    def _offer(self) -> None:
+        """The first gradient of a lane may be written where it is kept, unless it is added to another there."""
+        turn = None if self._over else self._turns[self._lane]
+        kept = turn is not None and (self._micros > 1 or not turn.merges)
+        for index, parameter in enumerate(self._parameters):
+            offer(parameter, self._views[turn.buffer][index].detach() if turn and kept else None)
 
     def _hook(self, index: int) -> Callable[[Tensor], None]:
         def take(parameter: Tensor) -> None:
             gradient, parameter.grad = parameter.grad, None
+            offer(parameter, None)
             if gradient is not None and not self._over:
                 self._take(index, gradient)
 
@@ -89,7 +102,7 @@ class Accumulator:
         elif index in self._started:
             self._views[self._turns[self._lane].buffer][index].add_(gradient)
         else:
-            self._views[self._turns[self._lane].buffer][index].copy_(gradient)
+            _put(self._views[self._turns[self._lane].buffer][index], gradient)
             self._started.add(index)
 
     @torch.no_grad()
@@ -104,7 +117,7 @@ class Accumulator:
             value = torch.zeros_like(self._parameters[index]) if gradient is None else gradient
         else:
             value = self._views[buffer][index]
-            value.zero_() if gradient is None else value.copy_(gradient)
+            value.zero_() if gradient is None else _put(value, gradient)
         for below in range(buffer - 1, buffer - 1 - merges, -1):
             value = self._views[below][index].add_(value)
         self._open.discard(index)
@@ -118,3 +131,8 @@ class Accumulator:
         while self._reported < self._layout.buckets and not self._missing[self._reported]:
             self._reported += 1
             self._ready(self._reported - 1)
+
+
+def _put(place: Tensor, gradient: Tensor) -> None:
+    if gradient.data_ptr() != place.data_ptr():
+        place.copy_(gradient)

@@ -86,9 +86,16 @@ BUGS = [
     Bug(
         "a parameter without a gradient keeps that of the step before",
         "sync/accumulate.py",
-        "value.zero_() if gradient is None else value.copy_(gradient)",
-        "value if gradient is None else value.copy_(gradient)",
+        "value.zero_() if gradient is None else _put(value, gradient)",
+        "value if gradient is None else _put(value, gradient)",
         ORACLE + "test_several_steps_give_all_replicas_the_weights_and_sums_of_one",
+    ),
+    Bug(
+        "both gradients of a parameter that is used twice are written to one place",
+        "model/destination.py",
+        "place: Tensor | None = parameter.__dict__.pop(NAME, None)",
+        "place: Tensor | None = parameter.__dict__.get(NAME)",
+        "model/test_destination.py::test_a_parameter_that_is_used_twice_gets_the_sum",
     ),
     Bug(
         "each replica clips by the norm of what it owns",
