@@ -14,6 +14,7 @@ Overrides = Annotated[
 Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="The Ray cluster to use; default: a private one.")
 ]
+Engine = Annotated[str, typer.Option(help="Who starts the replicas: local; ray; env: torchrun, srun or a JobSet.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Metrics = Annotated[
     int | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from samestep.cli.options import Address, Debug, Json, Metrics, Overrides, RecipeFile, show, with_replicas
+from samestep.cli.options import Address, Debug, Engine, Json, Metrics, Overrides, RecipeFile, show, with_replicas
 
 
 def train(
@@ -14,10 +14,9 @@ def train(
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas (run.replicas).")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME-N.")] = None,
-    engine: Annotated[
-        str, typer.Option(help="Who starts the replicas: local; ray; env: torchrun, srun or a JobSet.")
-    ] = "local",
+    engine: Engine = "local",
     address: Address = None,
+    go_on: Annotated[bool, typer.Option("--resume", help="Go on with what --run holds of this recipe.")] = False,
     metrics: Metrics = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -33,6 +32,10 @@ def train(
 
         verb.refuse_address(engine, address)
         summary = launched.train(recipe, changes, run, console, metrics)
+    elif go_on:
+        from samestep.verbs import resume
+
+        summary = resume.either(recipe, changes, run, engine, console, metrics, address)
     else:
         summary = verb.train(recipe, changes, run, engine, console, metrics, address)
     if summary is not None:  # of all processes of a launch one has it
@@ -43,7 +46,7 @@ def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was stopped or killed.")],
     overrides: Overrides = None,
     replicas: Annotated[int | None, typer.Option(help="Number of replicas; any will do.")] = None,
-    engine: Annotated[str, typer.Option(help="Who starts the replicas: local; ray.")] = "local",
+    engine: Engine = "local",
     address: Address = None,
     metrics: Metrics = None,
     as_json: Json = False,
@@ -53,10 +56,18 @@ def resume(
     from rich.console import Console
 
     from samestep.verbs import resume as verb
-    from samestep.verbs.train import lines
+    from samestep.verbs.train import LAUNCHED, lines, refuse_address
 
-    summary = verb.resume(run, with_replicas(overrides, replicas), engine, Console(stderr=True), metrics, address)
-    show(as_json, asdict(summary), lines(summary))
+    changes, console = with_replicas(overrides, replicas), Console(stderr=True)
+    if engine == LAUNCHED:
+        from samestep.verbs import launched
+
+        refuse_address(engine, address)
+        summary = launched.resume(run, changes, console, metrics)
+    else:
+        summary = verb.resume(run, changes, engine, console, metrics, address)
+    if summary is not None:
+        show(as_json, asdict(summary), lines(summary))
 
 
 def verify(
@@ -107,6 +118,7 @@ def slurm(
     time: Annotated[str | None, typer.Option(help="Time limit of a life of the job, as sbatch has it.")] = None,
     partition: Annotated[str | None, typer.Option(help="Partition.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, which the nodes share.")] = None,
+    engine: Annotated[str, typer.Option(help="env: the job's tasks; ray: a cluster in the job, elastic.")] = "env",
     sbatch: Annotated[list[str] | None, typer.Option(help="A further option of sbatch: --sbatch=--account=x")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the script, submit nothing.")] = False,
     as_json: Json = False,
@@ -115,7 +127,7 @@ def slurm(
     """Train under Slurm: write a batch script and submit it."""
     from samestep.verbs import slurm as verb
 
-    done = verb.slurm(words, nodes, replicas_per_node, time, partition, run, sbatch or [], dry_run)
+    done = verb.slurm(words, nodes, replicas_per_node, time, partition, run, sbatch or [], dry_run, engine)
     show(as_json, asdict(done), verb.lines(done))
 
 

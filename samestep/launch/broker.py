@@ -7,22 +7,20 @@ is lost is started again by Ray wherever there is room, with no word from here.
 """
 
 import contextlib
-import ctypes
 import json
 import logging
 import os
 import select
 import shutil
-import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from samestep.launch.nurse import Ward, call_again
+from samestep.launch.orphans import adopt, end_all
 
 STORE = 80_000_000  # bytes of Ray's object store, which nothing is put into; Ray takes no less than 75 MB
 LOOPBACK = "127.0.0.1"
@@ -71,40 +69,14 @@ def _cluster(wanted: Wanted) -> Iterator[str]:
         "_temp_dir": wanted.folder,
     }
     try:
-        _adopt()
+        adopt()
         ray.init(**quiet, **({"address": wanted.address} if wanted.address else {"address": "local"} | private))
         yield ray.util.get_node_ip_address() if wanted.address else LOOPBACK
     finally:
         ray.shutdown()
         if wanted.folder:
-            _end_all(os.getpid())
+            end_all(os.getpid())
             shutil.rmtree(wanted.folder, ignore_errors=True)  # a log may still be written
-
-
-def _adopt() -> None:
-    """Have Linux make this process the parent of those below it whose own has ended: none is ever out of sight."""
-    become_subreaper = 36
-    ctypes.CDLL(None).prctl(become_subreaper, 1)
-
-
-def _end_all(process: int) -> None:
-    """Kill all that is below a process. Ray leaves some where a start has failed half way."""
-    while found := _below(process):
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        time.sleep(0.05)
-
-
-def _below(process: int) -> list[int]:
-    children = []
-    for task in Path(f"/proc/{process}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # it has ended just now
-            children += [int(child) for child in task.read_text().split()]
-    return children + [found for child in children for found in _below(child)]
 
 
 def _keep(line: socket.socket, wanted: Wanted, ward: Ward) -> None:

@@ -30,7 +30,7 @@ from samestep.launch.engine import OnEvent, Program
 from samestep.launch.line import Line, encoded
 from samestep.launch.lookout import Lookout
 from samestep.launch.manners import scheduled
-from samestep.launch.rendezvous import FAREWELL, Reception, answered, call, taken
+from samestep.launch.rendezvous import FAREWELL, Reception, answered, call
 from samestep.launch.started import Started, started
 from samestep.recover.protocol import Terms
 from samestep.recover.silence import Finding, Look
@@ -88,7 +88,6 @@ class Env:
     """Process 0, from its start to its end. All others end as it does."""
 
     def __init__(self, me: Started, run: Path, patience: float) -> None:
-        """The run folder is this job's alone while it is open. ClusterError where it is another's."""
         self._me, self._patience = me, patience
         self._stopping = False
         self._lines: list[Line] = []
@@ -97,7 +96,6 @@ class Env:
             self._reception = Reception(me, run)
             stack.callback(self._reception.close)
             stack.push(self._dismiss)
-            stack.enter_context(taken(me, run, socket.gethostname()))
             self._left = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -32,6 +32,7 @@ GIVE_UP = 8.0  # seconds that a node's kernel may owe an answer, as between repl
 FRESH = 2.5  # seconds that a nurse's look counts; one comes each second
 FENCE = 2.0  # seconds that a nurse has to end a replica
 REST = 64.0  # seconds at most that a nurse rests whose replicas end again and again
+CALM = 10 * REST  # seconds that a replica has lived which does not count as such
 ASK = 1.0  # seconds that a nurse has to say where a replica's code is
 
 
@@ -42,7 +43,7 @@ class Nurse:
         self.line, self.name, self.address = line, "", ""
         self.child: Far | None = None
         self.rests = 0.0  # until then no replica is started there but in haste
-        self.ends = 0  # of its replicas
+        self.ends = 0  # of its replicas, since one of them has lived for long
         self._pending, self._waiting = b"", list[Event]()
 
     def told(self) -> list[Event] | None:
@@ -79,9 +80,15 @@ class Nurse:
         return None
 
 
+def ends_in_a_row(before: int, lived: float) -> int:
+    """Of replicas that ended early, with one that has lived so many seconds."""
+    return 1 if lived >= CALM else before + 1
+
+
 @dataclass
 class Far(Child):
     nurse: Nurse
+    began: float = 0.0  # when it was ordered
     born: int = 0  # process id there
     ended: int | None = None  # its code
     told: Vitals | None = None
@@ -169,7 +176,7 @@ class Nodes:
             raise ClusterError(f"replica {replica} was to be started, but no node has room for it; add one")
         nurse = free[0]
         place = Place(replica, slot, self._slots, "", -1, -1, -1, os.getpid(), {}, nurse.name, nurse.address)
-        nurse.child = Far(place, nurse)
+        nurse.child = Far(place, nurse, began=time.monotonic())
         nurse.order("start", replica=replica, work=self._work, wishes=self.board.wishes())
         return nurse.child
 
@@ -260,8 +267,9 @@ class Nodes:
             yield from self._gone(nurse)
         elif child is not None:
             if child.ended is not None:
-                nurse.child, nurse.ends = None, nurse.ends + 1
-                nurse.rests = time.monotonic() + min(2.0 ** (nurse.ends - 1), REST)
+                now = time.monotonic()
+                nurse.child, nurse.ends = None, ends_in_a_row(nurse.ends, now - child.began)
+                nurse.rests = now + min(2.0 ** (nurse.ends - 1), REST)
             yield Heard(child, events, child.ended is not None)
 
     def _own(self, nurse: Nurse, event: Event) -> bool:

@@ -7,7 +7,6 @@ itself.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import json
@@ -15,7 +14,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from samestep.wire.meeting import Door, meet
 FOLDER = "launch"  # in the run folder
 PAUSE = 0.2  # seconds between two tries
 CALL = 5.0  # seconds that a call may take
-LOCK = 10.0  # seconds that a process of the life before may take to end
 SILENT = 20.0  # seconds without an answer of its kernel after which a host is given up
 FAREWELL = 3.0  # seconds in which those that still call are told why there is no run
 
@@ -182,35 +180,6 @@ def _more(line: socket.socket, due: int) -> bytes | None:
         return b"" if tcp.silence(line) > SILENT else None
     except OSError:
         return b""
-
-
-@contextlib.contextmanager
-def taken(me: Started, run: Path, host: str, patience: float = LOCK) -> Iterator[None]:
-    """The run folder for this job alone. ClusterError where another one has it, named as it has named itself."""
-    path = run / FOLDER / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        until = time.monotonic() + patience
-        while not _locked(file.fileno()):
-            if time.monotonic() >= until:
-                file.seek(0)
-                raise ClusterError(
-                    f"{run} is being trained by another job ({file.read().strip() or 'unnamed'}); give another --run, "
-                    "or end that job first"
-                )
-            time.sleep(PAUSE)
-        file.truncate(0)
-        file.write(f"{me.by} on {host}, process {os.getpid()}")
-        file.flush()
-        yield
-
-
-def _locked(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _call(me: Started, run: Path) -> Called:

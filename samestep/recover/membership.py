@@ -7,7 +7,6 @@ settle.py.
     started --Joined--> joiner --Form--> running --Waiting--> waiting --Form--> running --Finished--> finished
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -34,41 +33,7 @@ from samestep.recover.protocol import (
     Ticked,
     Waiting,
 )
-
-DOUBLINGS = 30  # of the backoff at most: more would overflow a float, and nobody waits that long
-
-
-class Starts:
-    """Replacements that are owed, and when the next may start: the n-th is followed by backoff * 2**(n-1) seconds."""
-
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
-        self._owed: deque[str] = deque()
-        self._given = 0
-        self._not_before = float("-inf")
-        self.room: int | None = None  # None: for all
-        for _ in range(terms.short):
-            self.owe("there was no room for all at the start")
-
-    def owe(self, reason: str) -> None:
-        if self._given + len(self._owed) < self._terms.restarts:
-            self._owed.append(reason)
-
-    def due(self, now: float) -> list[str]:
-        """The reasons of those to start now."""
-        reasons = []
-        while self._owed and now >= self._not_before and self.room != 0:
-            self.room = None if self.room is None else self.room - 1
-            reasons.append(self._owed.popleft())
-            self._not_before = now + self._terms.backoff * 2.0 ** min(self._given, DOUBLINGS)
-            self._given += 1
-        return reasons
-
-    def cancel(self) -> None:
-        self._owed.clear()
-
-    def __bool__(self) -> bool:
-        return bool(self._owed)
+from samestep.recover.starts import Starts
 
 
 class Membership:
@@ -258,7 +223,7 @@ class Membership:
             self._return_by = None
             why = f"did not return within {self._terms.return_patience:g} s"
             actions += self._give_up(sorted(self._running), why, now)
-            self._owe_all()
+            self._owe_all(now)
         return actions + self._start_due(now) + self._proceed()
 
     def _give_up(self, replicas: Iterable[int], why: str, now: float) -> list[Action]:
@@ -268,11 +233,11 @@ class Membership:
             actions += [Kill(replica, f"{reason}; it is killed"), *self._lose(replica, reason, now)]
         return actions
 
-    def _owe_all(self) -> None:
+    def _owe_all(self, now: float) -> None:
         """Nobody of the earlier coordinator's life has returned: all are to be started, as at first."""
         if self._terms.replace and not (self._stopping or self._waiting or self._joiners):
             for _ in range(self._terms.replicas):
-                self._starts.owe("nobody has returned to the new coordinator")
+                self._starts.owe("nobody has returned to the new coordinator", now)
 
     # Losses and starts
 
@@ -294,7 +259,7 @@ class Membership:
         if self.generation == 0:
             return self._lose_early(reason, now)
         if self._terms.replace and not self._stopping:
-            self._starts.owe(reason)
+            self._starts.owe(reason, now)
         return []
 
     def _lose_early(self, reason: str, now: float) -> list[Action]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Terms:
     """replicas: to begin with. lanes: the most members. copies: living holders of each slice of the optimizer state,
-    ranks r, r+1, ...; None: everybody holds all. replace: start one for each that is lost, at most `restarts` in all,
-    backoff * 2**(n-1) seconds after the n-th. deaths: how often one step may cost members before the run ends; also
-    how many are started again before the first generation. Patience is in seconds.
+    ranks r, r+1, ...; None: everybody holds all. replace: start one for each that is lost, at most `restarts` of them,
+    backoff * 2**(n-1) seconds after the n-th, counted from the last `calm` seconds without a loss or a start. deaths:
+    how often one step may cost members before the run ends; also how many are started again before the first
+    generation. Patience is in seconds.
 
     minimum: replicas with which an engine that has no room for all may begin. short: how many fewer it begins with;
     they are started once there is room (see Room), like replacements.
@@ -29,6 +30,7 @@ class Terms:
     restarts: int = 10
     deaths: int = 3
     backoff: float = 1.0
+    calm: float = 1800.0
     join_patience: float = 120.0
     return_patience: float = 30.0
     minimum: int | None = None

@@ -1,10 +1,10 @@
-"""samestep train --engine env: called by each of the processes that torchrun, srun or a JobSet starts.
+"""samestep train and resume --engine env: called by each of the processes that torchrun, srun or a JobSet starts.
 
 All give the same command. Process 0 begins the run, or goes on with what the run folder holds; the others prepare the
 same recipe and data, and are refused where they are not the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,21 @@ from typing import Any
 from rich.console import Console
 
 from samestep.errors import ClusterError, RecipeError
-from samestep.launch.engine import Program
+from samestep.launch.agent import Make
+from samestep.launch.engine import Engine, Program
 from samestep.launch.env import Env, follow, here
 from samestep.recipe.load import load
 from samestep.recipe.schema import Recipe
 from samestep.recover import journal
+from samestep.recover.taken import taken
 from samestep.verbs.prepare import prepare
 from samestep.verbs.program import program
-from samestep.verbs.resume import FREE, go_on, summary_of
-from samestep.verbs.train import Summary, begin
+from samestep.verbs.resume import begin_or_go_on, differs, go_on_or_tell, opened_of
+from samestep.verbs.train import Summary, saying
+
+LIFE_BEFORE = 10.0  # seconds that a launcher may take to end it
+
+Lead = Callable[[Sequence[str], Engine], Summary]  # what process 0 does, with overrides and its engine
 
 
 def train(
@@ -29,37 +35,46 @@ def train(
     """The summary in process 0, None in all others. Every error ends all of them with its code. metrics: the port at
     which process 0 serves them.
     """
-    me, patience = here()
     if run is None:
+        here()
         raise RecipeError(
             "--engine env needs --run DIR, a folder that the hosts share; it is the same for all processes"
         )
-    overrides = [*overrides, f"run.replicas={me.size}", "run.hosts=null"]
+
+    def lead(words: Sequence[str], engine: Engine) -> Summary:
+        return begin_or_go_on(recipe, words, run, engine, console, metrics)
+
+    return _launched(recipe, overrides, run, console, lead, lambda: recipe.resolve().parent)
+
+
+def resume(run: Path, overrides: Sequence[str], console: Console, metrics: int | None) -> Summary | None:
+    """As `train`, of a run that has begun, under whatever engine."""
+
+    def lead(words: Sequence[str], engine: Engine) -> Summary:
+        return go_on_or_tell(run, words, engine, console, metrics)
+
+    def base() -> Path:
+        return Path(opened_of(run, journal.read(run / journal.NAME))["base"])
+
+    return _launched(run / "recipe.yaml", overrides, run, console, lead, base)
+
+
+def _launched(
+    recipe: Path, overrides: Sequence[str], run: Path, console: Console, lead: Lead, base: Callable[[], Path]
+) -> Summary | None:
+    me, patience = here()
+    words = [*overrides, f"run.replicas={me.size}", "run.hosts=null"]
     if me.index:
-        follow(me, run, patience, lambda: _follower(recipe, overrides, run))
+        follow(me, run, patience, lambda: _follower(recipe, words, run, base()))
         return None
-    with Env(me, run, patience) as engine:
-        refuse(load(recipe, overrides[:-2]), me.size, me.by)
-        return _led(recipe, overrides, run, engine, console, metrics)
+    with Env(me, run, patience) as engine, taken(run, me.by, saying(console), LIFE_BEFORE):
+        refuse(load(recipe, overrides), me.size, me.by)
+        return lead(words, engine)
 
 
-def _led(
-    recipe: Path, overrides: Sequence[str], run: Path, engine: Env, console: Console, metrics: int | None
-) -> Summary:
-    events = journal.read(run / journal.NAME) if (run / journal.NAME).exists() else []
-    if not any(event["event"] == "opened" for event in events):
-        return begin(recipe, overrides, run, engine, console, metrics)
-    _refuse_other_run(load(recipe, overrides), run)
-    if any(event["event"] == "finished" for event in events):
-        console.print(f"{run} has ended already", markup=False, highlight=False, soft_wrap=True)
-        return summary_of(run, events)
-    free = [override for override in overrides if override.startswith(FREE)]
-    return go_on(run, free, engine, console, metrics)
-
-
-def _follower(recipe: Path, overrides: Sequence[str], run: Path) -> Any:
+def _follower(recipe: Path, overrides: Sequence[str], run: Path, base: Path) -> Make:
     """How process 0's work becomes this process's program."""
-    prepared = prepare(recipe, overrides, lambda line: None)
+    prepared = prepare(recipe, overrides, lambda line: None, base=base)
 
     def make(work: dict[str, Any]) -> Program:
         job = prepared.job("train", run)
@@ -101,19 +116,3 @@ def _refuse_other_work(mine: dict[str, Any], work: dict[str, Any]) -> None:
         raise ClusterError(
             "the data, or the versions of what prepares them, are not those of process 0; give all hosts the same"
         )
-
-
-def _refuse_other_run(recipe: Recipe, run: Path) -> None:
-    if key := differs(recipe.model_dump(mode="json"), load(run / "recipe.yaml").model_dump(mode="json")):
-        raise RecipeError(f"{run} holds a run with another {key}; choose another folder with --run, or delete it first")
-
-
-def differs(left: dict[str, Any], right: dict[str, Any], above: str = "") -> str | None:
-    """The first key, with its section, whose values differ; those of the section run change no number."""
-    for key in sorted(left.keys() | right.keys()):
-        name, one, other = f"{above}{key}", left.get(key), right.get(key)
-        if name == "run" or one == other:
-            continue
-        inner = differs(one, other, f"{name}.") if isinstance(one, dict) and isinstance(other, dict) else None
-        return inner or name
-    return None

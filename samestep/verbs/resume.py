@@ -4,7 +4,6 @@ import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,19 @@ from samestep.errors import DataError, RecipeError
 from samestep.events import Event
 from samestep.launch.engine import Engine
 from samestep.recipe.load import load
+from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, checkpoint, journal, shards
 from samestep.recover.checkpoint import Saved
 from samestep.recover.disk import Disk
 from samestep.recover.folders import tidy
 from samestep.recover.journal import Journal
+from samestep.recover.taken import taken
 from samestep.replica.job import Job
 from samestep.report.progress import progress, reading
 from samestep.verbs.places import anchored
 from samestep.verbs.prepare import Prepared, prepare
 from samestep.verbs.report import reported
-from samestep.verbs.train import Summary, carry_out, chosen, engine_of, heard, opening
+from samestep.verbs.train import Summary, begin, carry_out, chosen, engine_of, heard, opening, own_folder, saying
 
 FREE = ("run.",)  # keys that may change between two lives of a run: they change no number
 FIXED = ("seed", "steps", "rows", "rows_digest")  # of the first line of the journal: what the numbers follow from
@@ -60,13 +61,58 @@ def resume(
     """Go on with the run in the folder `run`. Says from where on `console`; returns the summary of the whole run.
     metrics: the port to serve them at. address: see `engine_of`.
     """
-    return go_on(run, overrides, engine_of(engine, address), console, metrics)
+    chosen = engine_of(engine, address)
+    there = taken(run, "samestep resume", saying(console)) if run.is_dir() else contextlib.nullcontext()
+    with there:
+        return go_on(run, overrides, chosen, console, metrics)
+
+
+def either(
+    recipe: Path,
+    overrides: Sequence[str],
+    run: Path | None,
+    engine: str,
+    console: Console,
+    metrics: int | None = None,
+    address: str | None = None,
+) -> Summary:
+    """As `begin_or_go_on`, for what may start it several times: a queue, a supervisor."""
+    if run is None:
+        raise RecipeError("--resume needs --run DIR, the folder of the run that it goes on with")
+    chosen = engine_of(engine, address)
+    with own_folder(run, recipe.stem, saying(console)):
+        return begin_or_go_on(recipe, overrides, run, chosen, console, metrics)
+
+
+def begin_or_go_on(
+    recipe: Path, overrides: Sequence[str], run: Path, engine: Engine, console: Console, metrics: int | None
+) -> Summary:
+    """Begin the run in the folder `run`, which is this job's alone, or go on with it where it has begun; where it has
+    ended, only return its summary. RecipeError where it is another recipe's.
+    """
+    events = journal.read(run / journal.NAME) if (run / journal.NAME).exists() else []
+    if not any(event["event"] == "opened" for event in events):
+        return begin(recipe, overrides, run, engine, console, metrics)
+    _refuse_other_run(load(recipe, overrides), run)
+    free = [override for override in overrides if override.startswith(FREE)]
+    return go_on_or_tell(run, free, engine, console, metrics)
+
+
+def go_on_or_tell(
+    run: Path, overrides: Sequence[str], engine: Engine, console: Console, metrics: int | None
+) -> Summary:
+    """Where the run has ended, only its summary: a launcher that starts it again is told that all is well."""
+    events = journal.read(run / journal.NAME)
+    if any(event["event"] == "finished" for event in events):
+        saying(console)(f"{run} has ended already")
+        return summary_of(run, events)
+    return go_on(run, overrides, engine, console, metrics)
 
 
 def go_on(run: Path, overrides: Sequence[str], engine: Engine, console: Console, metrics: int | None) -> Summary:
-    began = time.time()
+    """As `resume`, in a folder that is this job's alone."""
+    began, say = time.time(), saying(console)
     before = look(run, overrides)
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
     for reason in before.refused:
         say(f"passed over: {reason}")
     refuse_other_recipe(run / "recipe.yaml", before.opened)
@@ -100,14 +146,20 @@ def look(run: Path, overrides: Sequence[str] = ()) -> Before:
     path = run / journal.NAME
     alternates = _alternates(run, journal.read(path), overrides)
     events = journal.read(path, *alternates)
-    opened = next((event for event in events if event["event"] == "opened"), None)
-    if opened is None or not {"base", "recipe"} <= opened.keys():
-        raise DataError(f"{run}/journal.jsonl does not say how the run began; start it anew with samestep train")
+    opened = opened_of(run, events)
     if any(event["event"] == "finished" for event in events):
         raise RecipeError(f"{run} has ended; there is nothing to resume (samestep digest {run})")
     steps = [event["step"] for event in events if event["event"] == "step"]
     found, refused = checkpoint.newest(*checkpoint.places(run, *alternates))
     return Before(opened, events, steps[-1] if steps else 0, found, refused, alternates)
+
+
+def opened_of(run: Path, events: Sequence[Event]) -> Event:
+    """How the run began. DataError where its journal does not say so."""
+    opened = next((event for event in events if event["event"] == "opened"), None)
+    if opened is None or not {"base", "recipe"} <= opened.keys():
+        raise DataError(f"{run}/journal.jsonl does not say how the run began; start it anew with samestep train")
+    return opened
 
 
 def _alternates(run: Path, events: Sequence[Event], overrides: Sequence[str]) -> list[Path]:
@@ -165,6 +217,22 @@ def refuse_other_recipe(path: Path, opened: Event) -> None:
             f"{path} is not what the run began with (its digest differs), and the model would be another; restore it, "
             f"or start anew with samestep train; run.* can be set on the command line"
         )
+
+
+def _refuse_other_run(recipe: Recipe, run: Path) -> None:
+    if key := differs(recipe.model_dump(mode="json"), load(run / "recipe.yaml").model_dump(mode="json")):
+        raise RecipeError(f"{run} holds a run with another {key}; choose another folder with --run, or delete it first")
+
+
+def differs(left: dict[str, Any], right: dict[str, Any], above: str = "") -> str | None:
+    """The first key, with its section, whose values differ; those of the section run change no number."""
+    for key in sorted(left.keys() | right.keys()):
+        name, one, other = f"{above}{key}", left.get(key), right.get(key)
+        if name == "run" or one == other:
+            continue
+        inner = differs(one, other, f"{name}.") if isinstance(one, dict) and isinstance(other, dict) else None
+        return inner or name
+    return None
 
 
 def _refuse_changes(was: Event, now: Event, run: Path) -> None:

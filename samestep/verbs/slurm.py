@@ -9,9 +9,10 @@ from pathlib import Path
 
 from samestep.errors import ClusterError, RecipeError
 from samestep.launch.rendezvous import FOLDER
-from samestep.launch.slurm import Wanted, script
+from samestep.launch.slurm import PARTS, Wanted, script
 from samestep.recipe.load import load
 from samestep.verbs.launched import refuse
+from samestep.verbs.train import engine_of
 
 SCRIPT = "job.sh"
 
@@ -35,8 +36,15 @@ def slurm(
     run: Path | None,
     also: Sequence[str],
     dry_run: bool,
+    engine: str = "env",
 ) -> Submitted:
-    """words: recipes, then overrides. run: of one recipe its folder; of several the folder of their folders."""
+    """words: recipes, then overrides. run: of one recipe its folder; of several the folder of their folders. engine:
+    env or ray, see launch/slurm.py.
+    """
+    if engine not in PARTS:
+        raise RecipeError(f"--engine is {engine!r}, but must be one of {', '.join(PARTS)} under Slurm")
+    if engine == "ray":
+        engine_of(engine, None)
     overrides = [word for word in words if "=" in word and not Path(word).exists()]
     recipes = [Path(word).resolve() for word in words if word not in overrides]
     if not recipes:
@@ -59,6 +67,7 @@ def slurm(
         time,
         partition,
         also,
+        engine,
     )
     text, path = script(wanted), top / FOLDER / SCRIPT
     job = None if dry_run else _submit(path, text)

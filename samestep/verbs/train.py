@@ -1,7 +1,6 @@
 """samestep train: from a recipe to a model folder."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,8 @@ from samestep.recipe.load import dump
 from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, checkpoint, shards
 from samestep.recover.journal import NAME, Journal
+from samestep.recover.taken import NAME as LOCK
+from samestep.recover.taken import taken
 from samestep.replica.job import Job
 from samestep.report.metrics import serving
 from samestep.report.progress import Progress, progress, reading, show
@@ -104,7 +105,45 @@ def train(
     """Train and return the summary. What is shown while it runs goes to `console`. metrics: the port they get.
     address: see `engine_of`.
     """
-    return begin(recipe, overrides, run, engine_of(engine, address), console, metrics)
+    chosen = engine_of(engine, address)
+    with own_folder(run, recipe.stem, saying(console)) as folder:
+        return begin(recipe, overrides, folder, chosen, console, metrics)
+
+
+def saying(console: Console) -> Say:
+    return partial(console.print, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def own_folder(asked: Path | None, name: str, say: Say) -> Iterator[Path]:
+    """The folder of a run, this job's alone; made where it is not there, and deleted if it stays empty. Without one
+    that is asked for, the first of runs/NAME-1, ... that nobody has.
+    """
+    if asked is not None and asked.exists() and not asked.is_dir():
+        raise RecipeError(f"{asked} is no folder; choose another one with --run")
+    was_there = asked is not None and asked.exists()
+    folder = asked or _new(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as left:
+        if not was_there:
+            left.callback(_delete_empty, folder)
+        left.enter_context(taken(folder, "samestep train", say))
+        yield folder
+
+
+def _new(name: str) -> Path:
+    number = 1
+    while True:
+        folder = Path("runs", f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+        number += 1
+
+
+def _delete_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def engine_of(name: str, address: str | None) -> Engine:
@@ -121,17 +160,20 @@ def refuse_address(engine: str, address: str | None) -> None:
 
 
 def begin(
-    recipe: Path, overrides: Sequence[str], run: Path | None, engine: Engine, console: Console, metrics: int | None
+    recipe: Path, overrides: Sequence[str], folder: Path, engine: Engine, console: Console, metrics: int | None
 ) -> Summary:
-    began = time.time()
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    """folder: of the run, this job's alone. RecipeError where it holds anything."""
+    began, say = time.time(), saying(console)
+    _refuse_used(folder)
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
     refuse_missing(prepared.recipe.run.sinks)
     prepared, found = settled(prepared, say)
     for line in chosen(prepared):
         say(line)
-    folder = _run_folder(run, recipe.stem, prepared.alternate)
+    if prepared.alternate is not None:
+        alternate.refuse_used(prepared.alternate)
+        alternate.take(prepared.alternate, folder)
     summary = Summary(str(folder), replicas=prepared.recipe.run.replicas)
     panel = progress(console, recipe.stem, prepared.steps, summary.replicas, prepared.recipe.run.log_every)
     (folder / "recipe.yaml").write_text(dump(prepared.recipe))
@@ -247,27 +289,18 @@ def _source(corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def _run_folder(asked: Path | None, name: str, beside: Path | None) -> Path:
-    """Create the folder of this run, and its alternate `beside`. RecipeError if one of them holds anything but what a
-    launch has put there, and a life that ended before its journal began.
+def _refuse_used(run: Path) -> None:
+    """RecipeError if the folder holds anything but what a launch has put there, and a life that ended before its
+    journal began.
     """
-    if beside is not None:
-        alternate.refuse_used(beside)
-    if asked is None:
-        numbers = (n for n in range(1, sys.maxsize) if not Path("runs", f"{name}-{n}").exists())
-        asked = Path("runs", f"{name}-{next(numbers)}")
-    if asked.exists() and (not asked.is_dir() or not _is_fresh(asked)):
-        what = "holds another run" if (asked / NAME).exists() else "is not an empty folder"
-        raise RecipeError(f"{asked} {what}; choose another folder with --run, or delete it first")
-    asked.mkdir(parents=True, exist_ok=True)
-    if beside is not None:
-        alternate.take(beside, asked)
-    return asked
+    if not _is_fresh(run):
+        what = "holds another run" if (run / NAME).exists() else "is not an empty folder"
+        raise RecipeError(f"{run} {what}; choose another folder with --run, or delete it first")
 
 
 def _is_fresh(folder: Path) -> bool:
     launched, left = (folder / LAUNCH).exists(), {LAUNCH, "recipe.yaml", NAME}
-    return {path.name for path in folder.iterdir()} <= (left if launched else set())
+    return {path.name for path in folder.iterdir()} - {LOCK} <= (left if launched else set())
 
 
 def lines(summary: Summary) -> list[str]:

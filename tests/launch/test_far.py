@@ -301,3 +301,11 @@ def test_a_line_on_which_no_kernel_answers_is_given_up(hospital, monkeypatch):
 
     events = here.run(hear)
     assert [e["reason"] for e in found(events, "left")] == ["replica 1 is lost with its node"]
+
+
+def test_a_replica_that_has_lived_for_long_is_no_sign_of_a_bad_node():
+    ends, rests = 0, []
+    for lived in (1.0, 1.0, far.CALM - 1, far.CALM, 1.0):
+        ends = far.ends_in_a_row(ends, lived)
+        rests.append(ends)
+    assert rests == [1, 2, 3, 1, 2]

@@ -70,6 +70,7 @@ def test_hosts_of_the_recipe_are_refused():
     assert said.startswith("run.hosts is for --engine local") and code == 2
 
 
+@pytest.mark.usefixtures("as_if_installed")
 def test_an_engine_is_named_and_only_ray_takes_an_address():
     assert isinstance(engine_of("ray", "h0:6379"), Ray)
     with pytest.raises(RecipeError, match="--engine is 'rey', but must be one of local, ray"):
@@ -105,14 +106,14 @@ def test_a_private_cluster_leaves_no_process_not_even_one_whose_parent_has_ended
     """As where Ray fails half way: a child of a child that is gone, in a session of its own."""
     script = """
 import os, subprocess, sys
-from samestep.launch.broker import _adopt, _below, _end_all
-_adopt()
+from samestep.launch.orphans import adopt, below, end_all
+adopt()
 sleeper = "import subprocess as s; print(s.Popen(['sleep', '60'], start_new_session=True, stdout=s.DEVNULL).pid)"
 orphan = int(subprocess.run([sys.executable, "-c", sleeper], stdout=subprocess.PIPE, check=True).stdout)
 own = subprocess.Popen(["sleep", "60"]).pid
-before = sorted(_below(os.getpid()))
-_end_all(os.getpid())
-print(before == sorted([orphan, own]), _below(os.getpid()))
+before = sorted(below(os.getpid()))
+end_all(os.getpid())
+print(before == sorted([orphan, own]), below(os.getpid()))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.stdout == "True []\n", done.stderr

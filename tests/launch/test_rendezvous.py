@@ -9,7 +9,7 @@ import pytest
 
 from samestep.errors import ClusterError
 from samestep.launch import rendezvous
-from samestep.launch.rendezvous import Reception, answered, call, taken
+from samestep.launch.rendezvous import Reception, answered, call
 from samestep.launch.started import Started
 
 
@@ -134,20 +134,3 @@ def test_those_that_call_too_late_are_told_why(tmp_path, reception):
 def test_a_wrong_address_of_process_0_is_refused(tmp_path, hint, says):
     with pytest.raises(ClusterError, match=rf"MASTER_ADDR is {hint}.*{says}.*set it to"):
         Reception(me(hint=hint, sure=True), tmp_path)
-
-
-def test_a_run_folder_is_one_jobs_at_a_time(tmp_path):
-    with taken(me(), tmp_path, "a"):
-        with pytest.raises(ClusterError, match=r"being trained by another job \(torchrun on a, process \d+\)"):
-            with taken(me(job="other"), tmp_path, "b", patience=0.3):
-                raise AssertionError
-    with taken(me(job="other"), tmp_path, "b", patience=0.0):
-        pass
-
-
-def test_it_is_given_up_by_the_life_before_within_seconds(tmp_path):
-    first = taken(me(), tmp_path, "a")
-    first.__enter__()
-    threading.Timer(0.4, first.__exit__, (None, None, None)).start()
-    with taken(me(), tmp_path, "a", patience=5.0):
-        pass

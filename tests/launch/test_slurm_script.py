@@ -9,7 +9,7 @@ import pytest
 from samestep.errors import RecipeError
 from samestep.launch.slurm import Wanted, script
 
-GOLDEN = Path(__file__).parent / "slurm.golden.sh"
+GOLDEN = {engine: Path(__file__).parent / f"slurm_{engine}.golden.sh" for engine in ("env", "ray")}
 WANTED = Wanted(
     "samestep-tiny",
     [Path("/shared/recipes/tiny.yaml"), Path("/shared/it's $HOME.yaml")],
@@ -27,9 +27,10 @@ WANTED = Wanted(
 )
 
 
-def test_the_script_is_the_golden_one():
+@pytest.mark.parametrize("engine", GOLDEN)
+def test_the_script_is_the_golden_one(engine):
     """Write it anew with: python -m tests.launch.test_slurm_script"""
-    assert script(WANTED) == GOLDEN.read_text()
+    assert script(replace(WANTED, engine=engine)) == GOLDEN[engine].read_text()
 
 
 def test_one_recipe_is_no_array_and_what_is_not_asked_for_is_left_to_slurm():
@@ -56,7 +57,7 @@ def test_what_sbatch_would_read_otherwise_is_refused(change, says):
         script(replace(WANTED, **change))
 
 
-def ran(tmp_path, task, srun, state="RUNNING"):
+def ran(tmp_path, task, srun, state="RUNNING", **changes):
     """The script's output and code, with a job of that state. srun: what it does."""
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -71,7 +72,7 @@ def ran(tmp_path, task, srun, state="RUNNING"):
         (tools / name).write_text(f"#!/bin/bash\n{body}\n")
         (tools / name).chmod(0o755)
     runs = [tmp_path / "runs" / "tiny", tmp_path / "runs" / "a b"]
-    text = script(replace(WANTED, runs=runs, folder=tmp_path))
+    text = script(replace(WANTED, runs=runs, folder=tmp_path, **changes))
     environment = {
         "PATH": f"{tools}:/usr/bin:/bin",
         "SLURM_JOB_ID": "12",
@@ -126,5 +127,53 @@ def test_a_step_that_was_killed_is_told_as_such(tmp_path):
     assert ran(tmp_path, "0", "kill -KILL $$")[0] == 137
 
 
+NODES = """
+for word; do case "$word" in */launch/ray-*) head=$word;; esac; done
+trap 'echo ended >> {0}/nodes; exit 0' USR1
+[ -n "{1}" ] && echo "{1}" > "$head"
+while :; do sleep 0.05; done
+"""
+
+
+def on_ray(tmp_path, trains, address="10.0.0.1:6379", nodes=NODES):
+    """As `ran`, with a cluster whose head is there, and a samestep that does what `trains` says."""
+    samestep = tmp_path / "samestep"
+    samestep.write_text(f"#!/bin/bash\n{trains}\n")
+    samestep.chmod(0o755)
+    return ran(tmp_path, "0", nodes.format(tmp_path, address), engine="ray", command=[str(samestep)])
+
+
+def test_on_ray_it_trains_beside_the_cluster_and_ends_it(tmp_path):
+    said = f'printf "%s\\n" "$@" > {tmp_path}/words; echo "${{#RAY_AUTH_TOKEN}}" > {tmp_path}/token'
+    code, _, called = on_ray(tmp_path, said)
+    assert (code, called) == (0, "")
+    assert (tmp_path / "words").read_text().splitlines() == [
+        *("train", "/shared/recipes/tiny.yaml", "--run", str(tmp_path / "runs" / "tiny"), "--engine", "ray"),
+        *("--address", "10.0.0.1:6379", "--resume", "run.replicas=8", "run.minimum=1"),
+        *("optimizer.clip=0.5", 'sample.prompt="$(rm -rf ~)"'),
+    ]
+    assert (tmp_path / "token").read_text() == "64\n"
+    assert (tmp_path / "nodes").read_text() == "ended\n"
+    assert list((tmp_path / "runs" / "tiny" / "launch").iterdir()) == []
+
+
+def test_on_ray_only_what_trains_is_asked_to_stop(tmp_path):
+    trains = "trap 'sleep 0.3; exit 75' TERM; kill -TERM $PPID; while :; do sleep 0.05; done"
+    code, out, called = on_ray(tmp_path, trains)
+    assert code == 75 and "SIGTERM: preempted" in out and called == "scontrol requeue 12\n"
+    assert (tmp_path / "nodes").read_text() == "ended\n"
+
+
+def test_a_cluster_that_does_not_start_ends_the_job(tmp_path):
+    code, out, called = on_ray(tmp_path, "echo trained", nodes="exit 1")
+    assert (code, called) == (4, "") and "trained" not in out
+
+
+def test_a_job_that_is_preempted_while_its_cluster_starts_is_queued_again(tmp_path):
+    code, out, called = on_ray(tmp_path, "echo trained", address="", nodes="kill -TERM $PPID\n" + NODES)
+    assert (code, called) == (75, "scontrol requeue 12\n") and "trained" not in out
+
+
 if __name__ == "__main__":
-    GOLDEN.write_text(script(WANTED))
+    for engine, file in GOLDEN.items():
+        file.write_text(script(replace(WANTED, engine=engine)))

@@ -1,7 +1,10 @@
 """samestep slurm: what is submitted, and what is refused before."""
 
+import importlib.util
+
 import pytest
 
+from samestep.errors import ClusterError
 from samestep.verbs.slurm import slurm
 from tests.conftest import TINY
 
@@ -48,6 +51,20 @@ def test_several_recipes_have_a_folder_each(fake, tmp_path):
     assert "#SBATCH --array=0-1\n" in done.text
 
 
+def test_without_ray_no_job_for_it_waits_in_a_queue(fake, tmp_path, monkeypatch):
+    fake("echo 1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ClusterError, match="needs Ray, which is not installed"):
+        slurm([str(TINY)], 2, 1, None, None, tmp_path / "run", [], False, "ray")
+
+
+def test_a_job_with_a_cluster_is_submitted(fake, tmp_path, monkeypatch):
+    fake("echo 1")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    text = slurm([str(TINY)], 2, 3, None, None, tmp_path / "run", [], False, "ray").text
+    assert "--engine ray" in text and "run.replicas=6" in text and "#SBATCH --no-kill\n" in text
+
+
 def refused(samestep, *words):
     done = samestep("slurm", *words)
     assert done.err.count("\n") == 1
@@ -76,6 +93,7 @@ def test_what_sbatch_says_is_shown(samestep, fake):
         (["steps=3"], 2, "was given no recipe"),
         ([TINY, "--time", "soon"], 2, "--time is 'soon'"),
         (["nowhere.yaml"], 2, "nowhere.yaml"),
+        ([TINY, "--engine", "local"], 2, "--engine is 'local', but must be one of env, ray under Slurm"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_waits_in_a_queue(samestep, fake, words, code, says):

@@ -20,6 +20,7 @@ run=${runs[${SLURM_ARRAY_TASK_ID:-0}]}
 mkdir -p -- "$run/launch"
 cd -- '/shared/work dir' || exit 4
 
+step= cut=
 stop() {
   cut=1
   echo "$(date +%FT%T) SIGTERM: preempted, requeued, or 120 s before the time limit; stopping with a checkpoint"
