@@ -72,13 +72,14 @@ elif [ -s "$head" ]; then
   {command} train "$recipe" --run "$run" --engine ray --address "$(cat "$head")" --resume \\
     run.replicas={replicas} run.minimum=1{overrides} &
 else
+  echo "the Ray cluster of the job did not start; look at $run/launch/ray-$SLURM_JOB_ID-*.log"
   sh -c 'exit 4' &
 fi
 step=$!"""
 
 END = """\
 rm -f "$head"
-kill -USR1 "$cluster" && wait "$cluster"
+kill -USR1 "$cluster" 2>/dev/null && wait "$cluster"
 """
 
 STOP_TASKS = 'scancel --quiet --signal=TERM "$SLURM_JOB_ID"'

@@ -44,6 +44,7 @@ elif [ -s "$head" ]; then
   '/opt/my python/bin/python' -m samestep.cli train "$recipe" --run "$run" --engine ray --address "$(cat "$head")" --resume \
     run.replicas=8 run.minimum=1 optimizer.clip=0.5 'sample.prompt="$(rm -rf ~)"' &
 else
+  echo "the Ray cluster of the job did not start; look at $run/launch/ray-$SLURM_JOB_ID-*.log"
   sh -c 'exit 4' &
 fi
 step=$!
@@ -54,7 +55,7 @@ while [ -n "$cut" ]; do  # a trap cuts the wait short
   code=$?
 done
 rm -f "$head"
-kill -USR1 "$cluster" && wait "$cluster"
+kill -USR1 "$cluster" 2>/dev/null && wait "$cluster"
 
 state=$(squeue --noheader --job "$SLURM_JOB_ID" --format %T)
 echo "$(date +%FT%T) ended with code $code ($state); logs by node: $run/launch"

@@ -167,6 +167,7 @@ def test_on_ray_only_what_trains_is_asked_to_stop(tmp_path):
 def test_a_cluster_that_does_not_start_ends_the_job(tmp_path):
     code, out, called = on_ray(tmp_path, "echo trained", nodes="exit 1")
     assert (code, called) == (4, "") and "trained" not in out
+    assert f"did not start; look at {tmp_path}/runs/tiny/launch/ray-12-*.log" in out
 
 
 def test_a_job_that_is_preempted_while_its_cluster_starts_is_queued_again(tmp_path):
