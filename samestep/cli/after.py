@@ -14,14 +14,15 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, also of a run that goes on.")],
     to: Annotated[Path | None, typer.Option(help="The file to write; default: report.html in the run folder.")] = None,
     against: Annotated[Path | None, typer.Option(metavar="RUN", help="Another run to compare with.")] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Of an hour of one replica, for the cost.")] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="Dollars for an hour of one replica.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price table, for GPUs.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Explain a run in one HTML file, with a .md file beside it for pull requests."""
     from samestep.verbs import report as verb
 
-    written = verb.report(run, to, against, price)
+    written = verb.report(run, to, against, price, prices)
     show(as_json, verb.as_dict(written), verb.lines(written))
 
 

@@ -79,7 +79,9 @@ def plan(
         Path, typer.Argument(metavar="RECIPE|CONFIG|MODEL", help="A recipe, a config.json, or a model folder.")
     ],
     overrides: Overrides = None,
-    gpu: Annotated[list[str] | None, typer.Option(help="A kind of GPU; may be given again.")] = None,
+    gpu: Annotated[
+        list[str] | None, typer.Option(help="A kind of GPU; may be given again. here: this machine's processors.")
+    ] = None,
     replicas: Annotated[str | None, typer.Option(help="Numbers of GPUs: 1,8,64.")] = None,
     interconnect: Annotated[str | None, typer.Option(help="What a host can send: 400gbit, 50GB/s.")] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own price table.")] = None,
@@ -92,6 +94,12 @@ def plan(
     """Say before you rent: will it fit, how fast, how long, at what cost, on which GPUs."""
     from samestep.verbs import plan as verb
 
+    if gpu == ["here"]:
+        from samestep.verbs import here
+
+        planned = here.plan(target, overrides or [], replicas)
+        show(as_json, here.as_dict(planned), here.lines(planned))
+        return
     asked = verb.Asked(gpu or (), replicas, interconnect, prices, tokens, context, batch)
     found = verb.plan(target, overrides or [], asked)
     show(as_json, verb.as_dict(found), verb.lines(found))

@@ -2,17 +2,17 @@
 
 import math
 import re
+from pathlib import Path
 
 from samestep.errors import RecipeError
+from samestep.plan import resident
+from samestep.plan.facts import of_model
+from samestep.plan.here import held_of, micro_of
+from samestep.plan.resident import BARE
 from samestep.recipe.schema import Recipe
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
-PROGRAM = 600 * 2**20  # bytes: Python and torch, before there is a model
-BYTES = (
-    34  # of activations, a token, layer and unit of width in 16 bits: Korthikanti et al., arXiv 2205.05198, section 4.1
-)
-POSITIONS = 256  # whose logits the loss holds at a time, see model/losses.py
 MARGIN = 1.25
 DISK = 50e6  # bytes a second that a replica writes at least, to a volume that others write to as well
 WAY_OUT = 30  # seconds for the step under way, and to end
@@ -23,25 +23,15 @@ def processors(recipe: Recipe) -> str:
     return str(recipe.compute.threads + 1)
 
 
-def memory(recipe: Recipe, weights: int) -> int:
-    """Bytes that a replica of the built-in model takes at most. weights: how many it has.
+def memory(recipe: Recipe) -> int:
+    """Bytes that a replica of the built-in model takes at most, alone on its host.
 
     All moments are counted, whoever holds them: where few replicas are left each holds more.
     """
-    lanes = -(-recipe.lanes // recipe.run.replicas)
-    gradients = 1 + lanes.bit_length()  # the one that is filled, and partial sums of lanes
-    moments = {"adamw": 2, "sgd": 1}[recipe.optimizer.kind] + (recipe.sync.told != "float32")
-    state = 4 * weights * (1 + gradients + moments)
-    return round(PROGRAM + MARGIN * (state + _work(recipe)))
-
-
-def _work(recipe: Recipe) -> float:
-    """Bytes of activations and logits of a micro-batch."""
-    model = recipe.model
-    tokens = recipe.batch.micro_batch * recipe.data.context
-    size = 1 if model.dtype == "bfloat16" else 2
-    layers = model.layers if recipe.compute.checkpointing == "none" else 1
-    return tokens * model.width * (layers * BYTES * size + 4 * model.layers) + 2 * 4 * POSITIONS * model.vocabulary
+    facts, replicas = of_model(recipe.model, Path()), recipe.run.replicas
+    held = held_of(recipe, [facts.parameters], replicas, recipe.steps or recipe.recover.checkpoint_every)
+    each = [resident.replica(BARE, facts, micro_of(recipe), held, replicas, rank) for rank in range(replicas)]
+    return round(MARGIN * max(one.bytes for one in each))
 
 
 def grace(save_seconds: float) -> int:

@@ -1,12 +1,14 @@
 """What a run costs in time and money, with the stops that so many GPUs bring. Pure arithmetic: seconds, US dollars."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from samestep.errors import RecipeError
+from samestep.plan.devices import named
 
 PRICES = Path(__file__).with_name("prices.yaml")
 HOUR = 3600.0
@@ -38,6 +40,12 @@ def prices(file: Path = PRICES) -> dict[str, Price]:
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
         form = "NAME: {dollars: 1.99, source: where, date: 2026-09-20}"
         raise RecipeError(f"--prices {file} is no price table; write lines of the form {form}") from None
+
+
+def price_of(gpu: str, table: Mapping[str, Price]) -> Price | None:
+    """Of the GPU that a driver calls so; None: it is not known, or has no price."""
+    found = named(gpu)
+    return table.get(found.name) if found else None
 
 
 @dataclass(frozen=True)

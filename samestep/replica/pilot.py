@@ -1,9 +1,9 @@
 """What a pilot measures, on all replicas at once: they share processors, memory and links as they will in the run."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from samestep.model.task import Task
 from samestep.replica.board import Phase
 from samestep.replica.job import Job
 from samestep.replica.place import Control, only_wire
-from samestep.replica.setup import feed_of, task_of
+from samestep.replica.setup import corpora_of, feed_of, task_of
+from samestep.replica.trial import phases, program, referred, slowest
 from samestep.sync.flat import trainable
 from samestep.wire import codec
 from samestep.wire.codec import FORMATS
-from samestep.wire.collective import Collective, Operation, Tag, all_gather, everybody_ready
+from samestep.wire.collective import Collective, Operation, Tag, everybody_ready
 from samestep.wire.formats import LIMITS, bits
 
 SIZES = tuple(1 << power for power in (10, 14, 17, 19, 21, 23, 25))  # bytes to each peer
@@ -30,16 +31,13 @@ ELEMENTS = 1 << 21  # of the tensors that the optimizer and memory are timed on
 
 def pilot(job: Job, control: Control) -> None:
     """Send what was measured; of each number the largest of any replica."""
-    wire = only_wire(control)
+    wire, bare = only_wire(control), program(job)
     task, feed = task_of(job), feed_of(job)
-    plan, control_phase = feed.step(0), control.phase
-    batch = feed.micro_batch(plan, wire.rank % job.recipe.lanes, 0)
-    if task.log_probabilities is not None:
-        with torch.no_grad():
-            batch = replace(batch, reference=task.log_probabilities(batch))
-    control_phase(1, Phase.BACKWARD)
+    batch = referred(task, feed.micro_batch(feed.step(0), wire.rank % job.recipe.lanes, 0))
+    control.phase(1, Phase.BACKWARD)
     forward, backward = compute(job, task, batch, wire)
     found = {
+        "alone": alone(job, task, batch, wire),
         "forward": forward,
         "backward": backward,
         "update": slowest(wire, update_seconds(job)),
@@ -47,29 +45,55 @@ def pilot(job: Job, control: Control) -> None:
         "exchange": table(wire),
         "coding": {name: slowest(wire, coding_seconds(name)) for name in FORMATS if name != "float32"},
         "sizes": [parameter.numel() for parameter in trainable(task.module).values()],
+        "frozen": frozen(task),
+        "vocabulary": max(corpus.vocabulary for corpus in corpora_of(job)),
+        "program": bare,
+        "cores": len(os.sched_getaffinity(0)),
     }
+    found["steps"] = phases(job, task, feed, wire)
+    found["sync"] = {"strategy": job.recipe.sync.strategy, "formats": [job.recipe.sync.wire, job.recipe.sync.told]}
     if wire.rank == 0:
         control.send({"event": "measured", "replicas": wire.size} | found)
-    control_phase(1, Phase.DONE)
+    control.phase(1, Phase.DONE)
     everybody_ready(wire, Tag(1, Operation.END))
     wire.close()
 
 
+def frozen(task: Task) -> dict[str, int]:
+    """Bytes of what is not trained. mapped: in 16 bits, as it lies in its file (model/llama.py)."""
+    sizes = [(tensor.element_size(), tensor.nbytes) for tensor in task.module.parameters() if not tensor.requires_grad]
+    return {"all": sum(size for _, size in sizes), "mapped": sum(size for width, size in sizes if width == 2)}
+
+
 def compute(job: Job, task: Task, batch: MicroBatch, wire: Collective) -> tuple[float, float]:
     """Seconds of forward and of backward of a micro-batch, while all replicas compute."""
-    targets, pieces = int((batch.targets >= 0).sum()), 0 if batch.pieces is None else len(batch.pieces)
     times = []
     for number in range(ROUNDS):
-        torch.manual_seed(mix(job.recipe.seed, 0, 0, number))
         everybody_ready(wire, Tag(number, Operation.BEGIN))
-        began = time.perf_counter()
-        loss = task.loss(batch) / max(1, task.terms(targets, pieces))
-        middle = time.perf_counter()
-        loss.backward()  # type: ignore[no-untyped-call]
-        times.append((middle - began, time.perf_counter() - middle))
-        task.module.zero_grad()
+        times.append(once(job, task, batch, number))
     forward, backward = (statistics.median(each[part] for each in times[1:]) for part in (0, 1))
     return slowest(wire, forward), slowest(wire, backward)
+
+
+def alone(job: Job, task: Task, batch: MicroBatch, wire: Collective) -> float:
+    """Seconds of both on the first replica, while the others wait."""
+    took = 0.0
+    if wire.rank == 0:
+        took = statistics.median([sum(once(job, task, batch, number)) for number in range(ROUNDS)][1:])
+    everybody_ready(wire, Tag(ROUNDS, Operation.BEGIN))
+    return slowest(wire, took)
+
+
+def once(job: Job, task: Task, batch: MicroBatch, number: int) -> tuple[float, float]:
+    targets, pieces = int((batch.targets >= 0).sum()), 0 if batch.pieces is None else len(batch.pieces)
+    torch.manual_seed(mix(job.recipe.seed, 0, 0, number))
+    began = time.perf_counter()
+    loss = task.loss(batch) / max(1, task.terms(targets, pieces))
+    middle = time.perf_counter()
+    loss.backward()  # type: ignore[no-untyped-call]
+    ended = time.perf_counter()
+    task.module.zero_grad()
+    return middle - began, ended - middle
 
 
 def update_seconds(job: Job) -> float:
@@ -148,11 +172,3 @@ def exchanged(wire: Collective, index: int, size: int, rounds: int) -> float:
         wire.exchange(tag, {rank: [mine] for rank in peers}, places).wait()
         times.append(slowest(wire, time.perf_counter() - began))
     return statistics.median(times[1:])
-
-
-def slowest(wire: Collective, seconds: float) -> float:
-    """The largest of all replicas' numbers."""
-    mine = torch.tensor([seconds], dtype=torch.float64)
-    others = [mine if rank == wire.rank else torch.empty_like(mine) for rank in range(wire.size)]
-    all_gather(wire, Tag(0, Operation.PILOT), mine, others).wait()
-    return max(float(other) for other in others)

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from samestep.plan.cost import Price
 from samestep.report import tables
 from samestep.report.panels import Charts, charts
 from samestep.report.read import History, Mark
@@ -43,7 +44,7 @@ class Facts:
     recipe: str
     changed: Rows
     other: Other | None = None
-    price: float | None = None  # of an hour of one replica
+    price: Price | None = None  # of an hour of one replica
     notes: list[str] = field(default_factory=list)  # what could not be said, and why
 
     @property

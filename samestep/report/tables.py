@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from samestep.plan.cost import Price
 from samestep.recover import ledger
-from samestep.report.read import COMPUTE, History
+from samestep.report.read import COMPUTE, History, replicas_at
 from samestep.report.read import hours as hours_in
 from samestep.report.words import by_replica, listed, number, speeds, steady, step_seconds
 from samestep.units import UNKNOWN, count, duration, rate, share, size
@@ -102,22 +103,33 @@ def _off(predicted: float, measured: float) -> str:
     return f"{round(predicted / measured - 1, 2) + 0.0:+.0%}".replace("%", " %")  # -0.0 + 0.0 is 0.0
 
 
-def scaling(history: History, price: float | None) -> Rows:
-    """Speed by number of replicas, and what the run has cost. price: of an hour of a replica, in whatever currency."""
+def scaling(history: History, price: Price | None) -> Rows:
+    """Speed by number of replicas, and what the run has cost. price: of an hour of a replica."""
     found = speeds(history)
     few = min(found, default=1)
     rows: Rows = [
         (f"{many} replicas" if many > 1 else "1 replica", rate(found[many], "tokens"), _linear(found, few, many))
         for many in found
     ]
-    hours = hours_in(history, history.steps, history.series["seconds"]) + history.lost_hours
-    rows.append(("replica hours in steps", f"{hours:.3g}", ""))
-    if price is not None:
-        rows.append(("cost of these", f"{hours * price:,.2f}", f"{price:g} a replica and hour"))
-    if price is not None and history.rows:
-        tokens = sum(row["tokens"] for row in history.rows)
-        rows.append(("cost of a million tokens", f"{hours * price / tokens * 1e6:,.4g}", ""))
-    return rows
+    in_steps, hours = paid(history)
+    rows.append(("replica hours", f"{hours:.3g}", f"{in_steps:.3g} in steps"))
+    return rows + (_cost(history, hours, price) if price is not None else [])
+
+
+def paid(history: History) -> tuple[float, float]:
+    """Hours of all replicas: in steps, with those that were lost, and in all, as far as starts and ends are known."""
+    seconds = history.series["seconds"]
+    in_steps = hours_in(history, history.steps, seconds) + history.lost_hours
+    beside = sum(history.lives) - sum(filter(None, seconds)) - history.lost
+    replicas = replicas_at(history, history.steps[-1] if history.steps else 0)
+    return in_steps, in_steps + max(0.0, beside) * replicas / 3600
+
+
+def _cost(history: History, hours: float, price: Price) -> Rows:
+    source = ", ".join(filter(None, [price.source, price.date]))
+    whole, tokens = hours * price.dollars, sum(row["tokens"] for row in history.rows)
+    rows: Rows = [("cost of the run", f"${whole:,.2f}", f"${price.dollars:g} a replica and hour ({source})")]
+    return rows + ([("cost of a million tokens", f"${whole / tokens * 1e6:,.4g}", "")] if tokens else [])
 
 
 def _linear(found: Mapping[int, float], few: int, many: int) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from samestep.model.destination import offer
 from samestep.sync.flat import views
-from samestep.sync.share import Turn
+from samestep.sync.share import Turn, buffers
 from samestep.sync.slices import Layout
 
 
@@ -36,8 +36,7 @@ class Accumulator:
     ) -> None:
         self._parameters, self._layout, self._turns = parameters, layout, turns
         self._micros, self._ready = accumulate, ready
-        stored = [t.buffer for t in turns if accumulate > 1 or not t.merges]  # a single micro-batch is merged unstored
-        self.buffers = [memory(layout.total, parameters[0]) for _ in range(max(stored) + 1)]
+        self.buffers = [memory(layout.total, parameters[0]) for _ in range(buffers(turns, accumulate))]
         self._views = [views(b, layout, parameters) for b in self.buffers]
         self._hooks = [p.register_post_accumulate_grad_hook(self._hook(i)) for i, p in enumerate(parameters)]  # type: ignore[no-untyped-call]
         self.present = torch.zeros(1 + max(t.part for t in turns), len(parameters), dtype=torch.bool)

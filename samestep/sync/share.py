@@ -35,6 +35,11 @@ def turns(merges: Sequence[Sequence[int]]) -> list[Turn]:
     return result
 
 
+def buffers(turns: Sequence[Turn], accumulate: int) -> int:
+    """The gradient buffers that these turns take; a lane of a single micro-batch is merged without being stored."""
+    return 1 + max(turn.buffer for turn in turns if accumulate > 1 or not turn.merges)
+
+
 @dataclass(frozen=True)
 class Share:
     """owned: by bucket. held: by bucket, the regions whose moments are kept, by their owner; none is empty.

@@ -13,7 +13,6 @@ from samestep.launch import demand
 from samestep.launch.kubernetes import CACHE, KINDS, VOLUME, Manifest, Options
 from samestep.recipe.load import did_you_mean, dump, load
 from samestep.recipe.schema import Recipe
-from samestep.verbs.room import trained
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # RFC 1123, and a letter first, as the name of a Service must have
 LONGEST = 63  # characters of a name, that of a pod as well
@@ -190,7 +189,7 @@ def _memory(recipe: Recipe, asked: Asked) -> int:
             f"--memory is missing, and cannot be told from model.{where}, which is not looked at here; give the most "
             f"that a replica takes, such as --memory 16Gi"
         )
-    return demand.memory(recipe, trained(model, Path(), model.vocabulary) or 0)
+    return demand.memory(recipe)
 
 
 def _processors(recipe: Recipe, asked: Asked) -> str:

@@ -4,15 +4,18 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from samestep.errors import RecipeError
 from samestep.launch.health.finding import Need
 from samestep.launch.hosts import hosts_of
 from samestep.model.folder import resolve
+from samestep.plan import resident
+from samestep.plan.facts import Facts, of_model
+from samestep.plan.here import held_of, micro_of
 from samestep.recipe.machines import Run
 from samestep.recipe.schema import Model, Recipe
 from samestep.recover import stored
 from samestep.verbs.room import MOMENTS, trained
 
-PROCESS = 150 << 20  # bytes of a replica's own once torch is imported (147 MB measured, torch 2.13 on CPU)
 FLOAT32 = 4  # bytes
 WIRE = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}  # bytes a number, without the scales
 
@@ -28,7 +31,7 @@ def need_of(recipe: Recipe, base: Path, model: Model) -> Need:
     moments = MOMENTS[recipe.optimizer.kind] + (recipe.sync.told != "float32")
     return replace(
         known,
-        memory=_memory(recipe, weights, all_weights(model, base, weights), moments),
+        memory=_memory(recipe, base, model, weights),
         sent=_sent(recipe, weights, len(near)),
         checkpoint=FLOAT32 * weights * (1 + moments),
         model=FLOAT32 * weights,
@@ -52,10 +55,19 @@ def all_weights(model: Model, base: Path, trained: int) -> int:
     return trained + sum(math.prod(tensor.shape) for tensor in stored.find(folder).values())
 
 
-def _memory(recipe: Recipe, trained: int, weights: int, moments: int) -> int:
-    """Every replica has all weights and a gradient of those that are trained; moments are held at least once."""
-    each = PROCESS + FLOAT32 * (weights + trained)
-    return recipe.run.replicas * each + FLOAT32 * moments * trained
+def _memory(recipe: Recipe, base: Path, model: Model, trained: int) -> int:
+    """Of all replicas, each moment held once: sync.state adds copies only where there is room."""
+    frozen = (all_weights(model, base, trained) - trained) * (2 if model.dtype == "bfloat16" else FLOAT32)
+    held = held_of(recipe, [trained], 1, frozen=frozen, mapped=frozen)
+    return round(resident.machine(resident.BARE, _shape(model, base), micro_of(recipe), held, recipe.run.replicas))
+
+
+def _shape(model: Model, base: Path) -> Facts | None:
+    """None for a mixture of experts: then the weights alone are counted."""
+    try:
+        return of_model(model, base)
+    except RecipeError:
+        return None
 
 
 def _sent(recipe: Recipe, weights: int, hosts: int) -> int:

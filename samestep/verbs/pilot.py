@@ -12,9 +12,11 @@ from samestep.events import Event
 from samestep.launch.local import Local
 from samestep.plan.choose import Prediction, Shape, chosen, predictions
 from samestep.plan.timing import Measured
-from samestep.recipe.load import dump
+from samestep.recipe.load import dump, load
 from samestep.recipe.schema import Recipe
+from samestep.replica.job import Job
 from samestep.sync.slices import layout
+from samestep.verbs import calibration
 from samestep.verbs.prepare import Prepared, Say, prepare
 from samestep.verbs.program import program, terms
 from samestep.verbs.room import held
@@ -34,7 +36,9 @@ def pilot(recipe: Path, overrides: Sequence[str], to: Path | None, say: Say) -> 
     if to is not None and to.exists():
         raise RecipeError(f"--to {to} is there already; give a new file, or delete it first")
     prepared = prepare(recipe, overrides, say)
-    found = decided(prepared.recipe, measure(prepared, say))
+    measured = measure(prepared, say)
+    found = decided(prepared.recipe, measured)
+    calibration.keep(load(recipe, overrides), prepared.base, measured, prepared.rows)
     if to is not None:
         to.write_text(dump(with_choice(prepared.recipe, found)))
     return found
@@ -62,9 +66,17 @@ def measure(prepared: Prepared, say: Say) -> Event:
     say(f"measuring this network and these machines on {prepared.recipe.run.replicas} replicas")
     found: list[Event] = []
     with TemporaryDirectory() as folder:
-        job = prepared.job("pilot", Path(folder))
+        job = _settled(prepared.job("pilot", Path(folder)))
         Local().run(program(job), terms(job.recipe), found.append)
     return next(event for event in found if event["event"] == "measured")
+
+
+def _settled(job: Job) -> Job:
+    """Real steps need a strategy: where that is what is to be found out, exact."""
+    sync = job.recipe.sync
+    if sync.strategy != "auto":
+        return job
+    return replace(job, recipe=job.recipe.model_copy(update={"sync": sync.model_copy(update={"strategy": "exact"})}))
 
 
 def decided(recipe: Recipe, event: Event) -> Pilot:

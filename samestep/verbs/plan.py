@@ -61,6 +61,8 @@ def plan(target: Path, overrides: Sequence[str], asked: Asked) -> Plan:
 
     Raises RecipeError for what cannot be read, an unknown GPU, and a length in epochs without --tokens.
     """
+    if "here" in asked.gpus:
+        raise RecipeError("--gpu here is planned from what a pilot has measured, beside no other; give it alone")
     wish, assumed = _wish(target, overrides, asked)
     table = cost.prices(asked.prices) if asked.prices else cost.prices()
     kinds = [device(name) for name in asked.gpus or GPUS]

@@ -30,11 +30,19 @@ class Written:
     words: list[str]
 
 
-def report(run: Path, to: Path | None = None, against: Path | None = None, price: float | None = None) -> Written:
+def report(
+    run: Path,
+    to: Path | None = None,
+    against: Path | None = None,
+    price: float | None = None,
+    prices: Path | None = None,
+) -> Written:
     """Write the report of `run` to `to` (default: report.html in it), and a .md file of that name beside it.
 
-    against: another run to compare with. price: of an hour of one replica.
-    Raises DataError for no run or a damaged journal, ClusterError where the files cannot be written.
+    against: another run to compare with. price: dollars for an hour of one replica; else run.price of the recipe says
+    it, or for GPUs the table `prices` (default: that of samestep plan).
+    Raises DataError for no run or a damaged journal, RecipeError for no price table, ClusterError where the files
+    cannot be written.
     """
     from samestep.report.page import Facts, page
     from samestep.report.pull_request import markdown
@@ -43,7 +51,9 @@ def report(run: Path, to: Path | None = None, against: Path | None = None, price
     to = to or run / PAGE
     events = _events(run)
     recipe, changed, notes = _recipe(run)
-    facts = Facts(run.resolve().name, read(events), recipe, changed, None, price, notes)
+    history = read(events)
+    facts = Facts(run.resolve().name, history, recipe, changed, None, None, notes)
+    facts = replace(facts, price=_price(price, dict(row[:2] for row in changed).get("run.price"), history, prices))
     if against is not None:
         facts = replace(facts, other=_other(run, events, against))
     html = page(facts)
@@ -95,6 +105,16 @@ def _recipe(run: Path) -> tuple[str, list[tuple[str, ...]], list[str]]:
         return text, [], [f"This version does not read the recipe: {error}."]
     defaults = compare.flat(Recipe(steps=1).model_dump()) | {"steps": None}  # one length is needed, none is given
     return text, _rows(compare.differences(compare.flat(found), defaults)), []
+
+
+def _price(asked: float | None, recipe: str | None, history: Any, table: Path | None) -> Any:
+    """Of an hour of one replica, which has one GPU. None: nobody knows it."""
+    from samestep.plan import cost
+
+    if asked is not None or recipe is not None:
+        said = (asked, "--price") if asked is not None else (float(recipe or 0), "run.price")
+        return cost.Price(*said, "")
+    return cost.price_of(history.kernels.get("gpu", ""), cost.prices(table or cost.PRICES))
 
 
 def _other(run: Path, events: Sequence[Event], against: Path) -> Any:

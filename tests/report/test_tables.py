@@ -2,6 +2,7 @@
 
 import pytest
 
+from samestep.plan.cost import Price
 from samestep.report import tables
 from samestep.report.read import read
 
@@ -41,10 +42,17 @@ def test_plan_and_measured_stand_beside_each_other(made):
 
 def test_cost_follows_from_hours_of_replicas(made):
     history = read([made.opened(), made.formed(4), *(made.step(n, seconds=900.0) for n in range(1, 9))])
-    found = dict(row[:2] for row in tables.scaling(history, 2.5))
-    assert found["replica hours in steps"] == "8"
-    assert found["cost of these"] == "20.00" and found["cost of a million tokens"] == "2,500"
-    assert "cost of these" not in dict(row[:2] for row in tables.scaling(history, None))
+    found = {name: rest for name, *rest in tables.scaling(history, Price(2.5, "a list", "2026-09-20"))}
+    assert found["replica hours"] == ["8", "8 in steps"]
+    assert found["cost of the run"] == ["$20.00", "$2.5 a replica and hour (a list, 2026-09-20)"]
+    assert found["cost of a million tokens"][0] == "$2,500"
+    assert "cost of the run" not in dict(row[:2] for row in tables.scaling(history, None))
+
+
+def test_what_is_paid_for_is_the_whole_time_from_start_to_end(made):
+    steps = [made.step(n, seconds=900.0) for n in range(1, 9)]
+    history = read([made.opened(), made.formed(4), *steps, {"event": "finished", "seconds": 10800.0, "digest": ""}])
+    assert tables.paid(history) == (8.0, 12.0)
 
 
 def test_the_journal_s_own_proof_finds_rows_that_are_lost_or_read_twice(made):

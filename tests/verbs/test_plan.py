@@ -94,6 +94,7 @@ def test_json_holds_everything(recipe):
     ("change", "asked", "says"),
     [
         (["epochs=3"], Asked(), "trains for 3 epochs, whose tokens plan does not count; give --tokens N"),
+        ([], Asked(["here", "H100"]), "--gpu here is planned from what a pilot has measured, beside no other"),
         ([], Asked(["TPU"]), "--gpu TPU is not known"),
         ([], Asked(replicas="0,x"), "--replicas 0,x is no list"),
         ([], Asked(interconnect="fast"), "--interconnect fast is no rate"),

@@ -54,7 +54,7 @@ def test_it_can_lie_elsewhere_and_stand_beside_another_run(tmp_path):
     one, two = a_run(tmp_path / "one", clip), a_run(tmp_path / "two", steps=2, loss=2.5)
     report(one, tmp_path / "x.html", two, 3.0)
     html = (tmp_path / "x.html").read_text()
-    assert "Beside two" in html and "loss of two" in html and "cost of these" in html
+    assert "Beside two" in html and "loss of two" in html and "cost of the run" in html
     assert "Journals: 0 steps equal, then step 1: loss 2.0 | 2.5." in html
     assert '<th scope="row">optimizer.clip</th><td>0.25</td><td>1.0</td>' in html
     assert '<th scope="row">steps</th><td>3</td><td>none</td>' in html
