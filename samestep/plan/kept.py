@@ -14,9 +14,9 @@ ROWS, SOFTMAX, TOKENS = 256, 2**21, 8192  # of the loss, see model/losses.py
 
 @dataclass(frozen=True)
 class Micro:
-    """rows of `context` positions. width: bytes of a number in matrix products. apart: whether samples of a row are kept
-    apart. rank: of adapters; 0: all weights are trained; dropped: whether adapters drop of their input. again: whether
-    layers are computed again in backward.
+    """rows of `context` positions. width: bytes of a number in matrix products. apart: whether samples of a row are
+    kept apart. rank: of adapters; 0: all weights are trained; dropped: whether adapters drop of their input. again:
+    whether layers are computed again in backward.
     """
 
     rows: int

@@ -83,12 +83,12 @@ class LivePanel:
     def __init__(self, console: Console, title: str, steps: int, replicas: int) -> None:
         self._title, self._steps, self.replicas = title, steps, replicas
         self._speed = Speed()
-        self._live = Live(self._panel(None), console=console, auto_refresh=False)
+        self._live = Live(self.panel(None), console=console, auto_refresh=False)
         self._live.start(refresh=True)
 
     def step(self, event: Event) -> None:
         self._speed.add(event["tokens"], event["seconds"])
-        self._live.update(self._panel(event), refresh=True)
+        self._live.update(self.panel(event), refresh=True)
 
     def note(self, message: str) -> None:
         self._live.console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -96,7 +96,8 @@ class LivePanel:
     def close(self) -> None:
         self._live.stop()
 
-    def _panel(self, event: Event | None) -> Panel:
+    def panel(self, event: Event | None) -> Panel:
+        """After a step; None: before the first."""
         if event is None:
             return Panel(Text(f"starting {self.replicas} replicas"), title=self._title, title_align="left")
         left = self._steps - event["step"]

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -141,7 +142,13 @@ def browser(tmp_path_factory):
     if CHROMIUM is None:
         pytest.skip("no chromium here, which looks at reports; apt-get install chromium")
     pytest.importorskip("websocket", reason="websocket-client speaks to the browser; pip install -e .[test]")
-    profile = tmp_path_factory.mktemp("chromium")
+    with looking(tmp_path_factory.mktemp("chromium")) as look:
+        yield look
+
+
+@contextmanager
+def looking(profile):
+    """What `browser` gives. profile: an empty folder."""
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     command += [
         "--remote-debugging-port=0",
@@ -170,7 +177,7 @@ def _port(file, process):
     return int(file.read_text().split()[0])
 
 
-def _look(port, tabs, file, width=1280, height=900, dark=False, media=""):
+def _look(port, tabs, file, width=1280, height=900, dark=False, media="", most=None):
     for tab in tabs:
         tab.close()
     tabs[:] = [tab := Tab(port)]
@@ -180,8 +187,8 @@ def _look(port, tabs, file, width=1280, height=900, dark=False, media=""):
     tab.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
     tab.call("Page.navigate", url=file.resolve().as_uri())
     tab.wait("Page.loadEventFired")
-    whole = tab.value("document.documentElement.scrollHeight")
-    picture = tab.call("Page.captureScreenshot", captureBeyondViewport=True, clip=_clip(width, whole))["data"]
+    tall = min(tab.value("document.documentElement.scrollHeight"), most or math.inf)
+    picture = tab.call("Page.captureScreenshot", captureBeyondViewport=True, clip=_clip(width, tall))["data"]
     name = file.with_name(f"{file.stem}-{width}{'-dark' * dark}{'-print' * bool(media)}.png")
     name.write_bytes(base64.b64decode(picture))
     problems = tab.of("Runtime.exceptionThrown") + tab.of("Runtime.consoleAPICalled") + tab.of("Log.entryAdded")
