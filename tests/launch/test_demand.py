@@ -4,21 +4,24 @@ import pytest
 
 from samestep.errors import RecipeError
 from samestep.launch import demand
+from samestep.plan.facts import of_model
 from samestep.recipe.load import load
 
 
 def test_memory_grows_with_the_model_its_moments_and_its_rows(tiny):
-    weights = 100_000_000
+    def recipe(*changes):
+        return load(tiny, ["model.width=1024", "data.context=512", *changes])
 
     def needed(*changes):
-        return demand.memory(load(tiny, ["model.width=1024", "data.context=512", *changes]), weights)
+        return demand.memory(recipe(*changes))
 
-    plain = needed()
+    plain, weights = needed(), of_model(recipe().model, tiny.parent).parameters
     assert plain > 4 * 4 * weights  # weights, gradient, two moments
     assert plain - needed("optimizer.kind=sgd") == pytest.approx(demand.MARGIN * 4 * weights)
     assert needed("batch.micro_batch=8") > plain > needed("compute.checkpointing=full")
     assert needed("model.dtype=float32") > plain
     assert needed("run.replicas=8") < plain  # fewer lanes, fewer partial sums
+    assert needed("steps=500") > plain  # checkpoints are copied before they are written
 
 
 def test_processors_are_the_threads_and_one(tiny):

@@ -47,7 +47,7 @@ def test_weights_moments_and_gradients_are_those_of_a_step(replicas, accumulate,
     held = replace(HELD, accumulate=accumulate, copies=copies)
     for rank, (weights, moments, gradients) in enumerate(made(replicas, copies=copies, accumulate=accumulate)):
         parts = of(held, replicas, rank).own
-        assert parts["weights"] == weights and parts["moments"] == moments
+        assert parts["weights"] == weights and parts.get("moments", 0) == moments
         assert parts["gradients to share" if replicas > 1 else "gradients"] == gradients
 
 
@@ -57,7 +57,7 @@ def test_rounded_gradients_take_a_buffer_a_lane_and_what_was_rounded_off(name):
     held = replace(HELD, formats=formats)
     for rank, (_, moments, gradients) in enumerate(made(3, formats=formats)):
         parts = of(held, 3, rank).own
-        assert parts["moments"] == moments  # with masters
+        assert parts.get("moments", 0) == moments  # with masters
         assert parts["gradients"] == gradients
         assert parts["rounded off"] == gradients - held.flat
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,22 @@ def test_it_measures_predicts_and_writes_the_recipe(samestep, tiny, tmp_path):
     assert strategies == [each[:2] for each in CANDIDATES]
     sync = load(to, []).sync
     assert [sync.strategy, sync.wire] == found["choice"]["candidate"][:2]
+
+
+@pytest.mark.slow
+def test_what_it_measured_plans_runs_on_this_machine(samestep, tiny, cache, tmp_path):
+    """Bytes to the byte, memory nearly. The time of a step needs a quiet machine: benchmarks/plan_here.py."""
+    mine, run = f"run.cache={cache}", tmp_path / "run"
+    assert samestep("pilot", tiny, mine, "--replicas", 2).code == 0
+    planned = samestep("plan", tiny, mine, "--gpu", "here", "--replicas", "3", "--json").json
+    assert planned["piloted"] == 2 and planned["steps"] == 12
+    (row,) = planned["rows"]
+    assert samestep("train", tiny, "--replicas", 3, "--run", run).code == 0
+    events = list(journal.read(run / "journal.jsonl"))
+    sent = [event["bytes_sent"] for event in events if event["event"] == "step"]
+    assert {after - before for before, after in pairwise(sent)} == {row["sent"][0]}
+    peak = max(event["peak"] for event in events if event["event"] == "spent")
+    assert row["memory"] == pytest.approx(peak, rel=0.1)
 
 
 @pytest.mark.slow

@@ -121,12 +121,12 @@ def _cores(limits: Limits, need: Need) -> Finding | None:
 def _memory(limits: Limits, need: Need) -> Finding | None:
     if need.memory is None or need.memory <= TIGHT * limits.memory:
         return None
-    what = f"weights, gradients and moments take {units.size(need.memory)} on {need.replicas} replicas"
+    what = f"training takes {units.size(need.memory)} on {need.replicas} replicas"
     have = f"{units.size(limits.memory)} of memory are free"
     if need.memory > limits.memory:
         return failure("memory", f"{what}, but {have}", "fewer replicas, a smaller model, model.lora, or more hosts")
     fix = "compute.checkpointing: full and a small micro_batch, or fewer replicas"
-    return warning("memory", f"{what}, and activations come on top, but {have}", fix)
+    return warning("memory", f"{what}, and {have}", fix)
 
 
 def _soft(kind: int) -> float:
