@@ -1,7 +1,7 @@
 """What replicas tell the engine and what stands in the journal: one JSON object an event, named by `event`.
 
 started     a replica takes part in a generation: rank, pid, host (its name in run.hosts where it has one), lanes,
-            kernels, generation
+            kernels, device, generation
 formed      a generation begins, the life of one set of replicas: generation, replicas, step (-1 where all set
             themselves up), restored (whether from the disk), reason
 silent      a replica hangs or holds the others up: replica (null: all), kind, step, phase, reason, ended
@@ -18,7 +18,8 @@ measured    what a pilot has measured: replicas, forward, backward, update, pass
             (plan/timing.py), sizes of the parameters
 repeated    the repeat test of verify: tensors whose gradient did not repeat
 spent       where a replica's time went: step (the last one), steps (up to it), seconds by phase of these, bytes_sent
-            (since its start), memory and peak (bytes, of the process); every two seconds, less often in a long run
+            (since its start), memory and peak (bytes, of the process), device_memory and device_peak (of a GPU's, where
+            it computes on one); every two seconds, less often in a long run
 evaluated   step (0: before the first), loss, tokens, best (whether it is the lowest so far); bits_per_byte and
             zlib_bits_per_byte of text; accuracy and pairs of preferences
 best        the model folder best/ is written: step, loss, digest
@@ -32,6 +33,7 @@ checkpoint  all parts are, and were read back: step, digest of the model, bytes,
 save_failed        a part could not be written: step, attempt, reason
 checkpoint_failed  the parts were not made a checkpoint: step, reason; the one before it stays
 shared_memory_failed  a replica's messages go through sockets in this generation, which is slower: reason
+devices_shared     several replicas compute on one GPU: reason
 rotation_failed    an older checkpoint could not be deleted after that of step: step, reason
 journal_failed     the journal's disk refuses its lines: reason, bytes (of the journal then); they are kept for later
 journal_written    it takes lines again: lines (those that were kept, all of them are there)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -41,6 +41,18 @@ class MicroBatch:
     positions: torch.Tensor | None = None
     pieces: torch.Tensor | None = None
     reference: torch.Tensor | None = None
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on a device. A GPU fetches it from pinned memory by itself, when it gets there."""
+        if self.tokens.device.type == device.type:
+            return self
+        there = {field.name: getattr(self, field.name) for field in fields(self)}
+        return MicroBatch(**{name: _moved(tensor, device) for name, tensor in there.items() if tensor is not None})
+
+
+def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    pinned = tensor.pin_memory() if tensor.device.type == "cpu" and device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,10 +34,13 @@ Make = Callable[[dict[str, Any]], Program]  # from the work that process 0 sends
 
 
 class Agent:
-    """Of process `index`. host: its name. address: its own, for replicas of other processes; empty without any."""
+    """Of process `index`. host: its name. address: its own, for replicas of other processes; empty without any.
+    local: its number on its host.
+    """
 
-    def __init__(self, line: Line, index: int, host: str, address: str) -> None:
+    def __init__(self, line: Line, index: int, host: str, address: str, local: int = 0) -> None:
         self._line, self._index, self._host, self._address = line, index, host, address
+        self._local = local
         self._asked = False  # to stop
 
     def stop(self) -> None:
@@ -87,6 +90,7 @@ class Agent:
                 program.work,
                 self._host,
                 self._address,
+                self._local,
             )
             try:
                 return spawn(program, place)

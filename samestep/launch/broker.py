@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ LOOK = 1.0  # seconds between two looks at how many places there are
 @dataclass(frozen=True)
 class Wanted:
     """address: of a cluster that there is; None: a private one, with its files in `folder`. places: as many as
-    replicas, at most, each of so many CPUs. moves: whether a place whose node is lost is made up for elsewhere.
+    replicas, at most, each of so many CPUs and GPUs. moves: whether a place whose node is lost is made up for
+    elsewhere.
     """
 
     address: str | None
@@ -38,6 +39,12 @@ class Wanted:
     places: int
     cpus: int
     moves: bool
+    gpus: int = 0
+
+    @property
+    def place(self) -> dict[str, int]:
+        """What Ray keeps for each."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.gpus else {})
 
 
 def main() -> None:
@@ -99,10 +106,11 @@ def _place(wanted: Wanted, ward: Ward) -> tuple[Any, Any]:
     from ray.util import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    group = placement_group([{"CPU": wanted.cpus}])
+    group = placement_group([wanted.place])
     again = -1 if wanted.moves else 0
     actor = ray.remote(
         num_cpus=wanted.cpus,
+        num_gpus=wanted.gpus,
         max_restarts=again,
         max_task_retries=again,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, 0),
@@ -128,8 +136,12 @@ def _room(wanted: Wanted) -> int:
     """Places that the nodes of the cluster have in all, whoever has taken them."""
     import ray
 
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(int(resources.get("CPU", 0) // wanted.cpus) for resources in nodes)
+    return places([node["Resources"] for node in ray.nodes() if node["Alive"]], wanted.place)
+
+
+def places(nodes: Sequence[Mapping[str, float]], place: Mapping[str, int]) -> int:
+    """How many there are in nodes of such resources."""
+    return sum(min(int(node.get(kind, 0) // count) for kind, count in place.items()) for node in nodes)
 
 
 def _say(line: socket.socket, event: str, **fields: Any) -> None:

@@ -31,6 +31,16 @@ MALLOC = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
 }
 
+# cuBLAS repeats its bits with a workspace of a fixed size only, and reads this when it begins (NVIDIA, "cuBLAS",
+# "Results Reproducibility"). torch's watchdog over NCCL would end a replica whose communicator was aborted to let it go
+# on.
+CUDA = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+NCCL = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",
+    "TORCH_NCCL_ENABLE_MONITORING": "0",
+    "TORCH_NCCL_DUMP_ON_TIMEOUT": "0",
+}
+
 ENGINES = 2  # the engine's own standard error
 
 
@@ -185,7 +195,7 @@ def _environment(program: Program, control: int) -> dict[str, str]:
         "GLOO_SOCKET_IFNAME": "lo",
         "PYTHONUNBUFFERED": "1",
     }
-    return MALLOC | os.environ | given
+    return MALLOC | CUDA | os.environ | NCCL | given
 
 
 @contextlib.contextmanager

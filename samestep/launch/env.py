@@ -112,7 +112,7 @@ class Env:
         ours, theirs = socket.socketpair()
         self._lines = [Line(ours)]
         address = self._reception.address if self._me.size > 1 else ""
-        agent = Agent(Line(theirs), 0, socket.gethostname(), address)
+        agent = Agent(Line(theirs), 0, socket.gethostname(), address, self._me.local)
         self._own = threading.Thread(target=_led, args=(agent, theirs, program), name="samestep-agent")
         self._own.start()
         others = self._reception.receive(self._patience, lambda: self._stopping)
@@ -147,7 +147,7 @@ def follow(me: Started, run: Path, patience: float, prepare: Callable[[], Make])
         called = call(me, run, patience)
     line = Line(called.line)
     with contextlib.closing(line):
-        agent = Agent(line, me.index, socket.gethostname(), called.address)
+        agent = Agent(line, me.index, socket.gethostname(), called.address, me.local)
         with _signals(agent):
             agent.run(make)
 

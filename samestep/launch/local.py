@@ -77,6 +77,7 @@ class _Here:
             program.work,
             host.name,
             host.address,
+            slot,
         )
         with scheduled(self._usual):
             child = spawn(program, place, host.start)

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from samestep.wire.collective import Collective
 
 
-def start(replicas: int, threads: int = 1, transport: str = "shared memory") -> "Collective":
+def start(replicas: int, threads: int = 1, transport: str = "shared memory", device: str = "cpu") -> "Collective":
     """Start `replicas` processes of the running script and return, in each, its transport.
 
     In the process that calls it first it does not return: it watches the replicas and exits with their code.
     `transport` is `shared memory`, `sockets`, which copy, or `torch` for the strategy `fast`.
-    To be called once, before anything costly. RecipeError for fewer than one replica or thread.
+    `device` is `cpu` or `cuda`, where the script then makes its model: `torch.cuda` has this replica's own as the
+    current one, and repeats its bits but for `torch`. To be called once, before anything costly. RecipeError for fewer
+    than one replica or thread, ClusterError for `cuda` without one.
     """
     if min(replicas, threads) < 1:
         raise RecipeError(
@@ -31,9 +33,18 @@ def start(replicas: int, threads: int = 1, transport: str = "shared memory") -> 
         raise SystemExit(_watch(Program([sys.executable, *sys.orig_argv[1:]], transport, threads), replicas))
     control = connect(os.environ)
     _report_failures(control)
-    wire = only_wire(control)
+    wire = only_wire(control) if device == "cpu" else _on(device, control)
     atexit.register(wire.close)
     return wire
+
+
+def _on(device: str, control: Control) -> "Collective":
+    from samestep.replica.carrier import carried
+    from samestep.replica.device import settle
+
+    place, transport = control.place, control.place.transport
+    mine = settle(device, "fast" if transport == "torch" else "exact", place.local)
+    return carried(only_wire(control), mine, transport != "sockets", place.address, bool)[0]
 
 
 def _watch(program: Program, replicas: int) -> int:

@@ -67,7 +67,7 @@ class Ray:
         _check(program, self._address)
         with contextlib.ExitStack() as stack:
             folder = None if self._address else stack.enter_context(_folder())
-            wanted = Wanted(self._address, folder, terms.replicas, program.threads, terms.replace)
+            wanted = Wanted(self._address, folder, terms.replicas, program.threads, terms.replace, program.gpus)
             broker = stack.enter_context(_broker(wanted, program.logs))
             nodes = stack.enter_context(_nodes(broker, program, terms))
             there = self._wait(broker, nodes, terms)

@@ -12,7 +12,8 @@ HOW = "torchrun sets RANK and WORLD_SIZE, srun SLURM_PROCID, a JobSet JOB_COMPLE
 class Started:
     """index: of this process among `size`; it says nothing about hosts. job: what all processes of the launch share and
     those of others do not. hint: a name or address of the host of process 0, or of one on the same network; sure: it
-    is process 0's. restarts: how often the launcher has started it again, as far as it says.
+    is process 0's. restarts: how often the launcher has started it again, as far as it says. local: its number
+    among those of its host, as far as that is said.
     """
 
     by: str  # torchrun | srun | a JobSet | RANK
@@ -22,6 +23,7 @@ class Started:
     hint: str = "127.0.0.1"
     sure: bool = False
     restarts: int = 0
+    local: int = 0
 
 
 def started(environment: Mapping[str, str]) -> Started:
@@ -41,7 +43,16 @@ def _by_rank(known: Mapping[str, str]) -> Started:
     index, size = _number(known, "RANK"), _number(known, "WORLD_SIZE")
     if known.get("LOCAL_WORLD_SIZE") == str(size):  # one host
         address, elastic = "127.0.0.1", True
-    return Started(by, index, size, job, _address(address, size), not elastic, _number(known, restarts, "0"))
+    return Started(
+        by,
+        index,
+        size,
+        job,
+        _address(address, size),
+        not elastic,
+        _number(known, restarts, "0"),
+        _number(known, "LOCAL_RANK", "0"),
+    )
 
 
 def _by_srun(known: Mapping[str, str]) -> Started:
@@ -51,7 +62,14 @@ def _by_srun(known: Mapping[str, str]) -> Started:
     hint = "127.0.0.1" if nodes == "1" else known.get("MASTER_ADDR") or known.get("SLURM_LAUNCH_NODE_IPADDR", "")
     restarts = _number(known, "SLURM_RESTART_COUNT", "0")
     return Started(
-        "srun", _number(known, "SLURM_PROCID"), size, _scheduled(known), _address(hint, size), False, restarts
+        "srun",
+        _number(known, "SLURM_PROCID"),
+        size,
+        _scheduled(known),
+        _address(hint, size),
+        False,
+        restarts,
+        _number(known, "SLURM_LOCALID", "0"),
     )
 
 

@@ -47,7 +47,7 @@ class Backend:
             return huggingface.whole_loss(self.module, tokens, targets, positions)
         weight, hidden, loss = self.head(), self.hidden, cross_entropy_sum
         if self.scratch is not None and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            self.scratch.room(weight, product_dtype(weight), min(tokens.numel(), ROWS))
+            self.scratch.room(weight, product_dtype(weight), min(tokens.numel(), ROWS[tokens.device.type]))
             hidden, loss = partial(hidden, scratch=self.scratch), partial(loss, scratch=self.scratch)
         return loss(hidden(tokens, positions).flatten(0, 1), weight, targets.flatten(), skip_masked=skip_masked)
 

@@ -17,13 +17,13 @@ from samestep.model.scratch import Scratch, new_room
 MASKED = -100  # a target position that is not trained on
 
 # Rows a chunk. With fewer, the additions into the weight's gradient cost more (64: half as much time again); with
-# more, memory grows for nothing.
-ROWS = 256
+# more, memory grows for nothing. A GPU would wait for its next call.
+ROWS = {"cpu": 256, "cuda": 2048}
 
 # What else a chunk needs is computed in parts: softmax over a few rows, the weight's gradient for some tokens. Whole,
 # the float32 logits of 256 rows and 49,152 tokens were 50 MB twice over, and the step's peak.
-SOFTMAX = 2**21  # numbers, 8 MiB of float32
-TOKENS = 8192
+SOFTMAX = {"cpu": 2**21, "cuda": 2**27}  # numbers, 8 MiB and 512 MiB of float32
+TOKENS = {"cpu": 8192, "cuda": 2**20}
 
 # Where masked positions are left out, rows are padded to a multiple of this: few shapes for the matrix products, and
 # never a single row, whose product is a matrix-vector one with other bits at other alignments.
@@ -34,7 +34,7 @@ def cross_entropy_sum(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
-    chunk: int = ROWS,
+    chunk: int | None = None,
     *,
     skip_masked: bool = False,
     scratch: Scratch | None = None,
@@ -48,7 +48,7 @@ def cross_entropy_sum(
     Under `torch.no_grad` only the loss is computed; for a frozen `weight` no gradient of it. With a `scratch` the
     weight's gradient is handed out in its memory.
     """
-    hidden = hidden.to(product_dtype(hidden))
+    hidden, chunk = hidden.to(product_dtype(hidden)), chunk or ROWS[hidden.device.type]
     if skip_masked:
         hidden, targets, _ = _without_masked(hidden, targets)
     if _trained(hidden, weight):
@@ -58,12 +58,13 @@ def cross_entropy_sum(
     return torch.stack([_losses(h, weight, t)[0].sum() for h, t in _chunks(hidden, targets, chunk)]).sum()
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = ROWS) -> Tensor:
+def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int | None = None) -> Tensor:
     """The cross-entropy of `hidden @ weight.T` at each position, float32 [N], 0 where the target is -100.
 
     Inputs and dtypes as for `cross_entropy_sum`; masked positions cost nothing. The gradient of `weight` needs that
     of the result, so backward computes each chunk's logits again for it, and nothing for a frozen `weight`.
     """
+    chunk = chunk or ROWS[hidden.device.type]
     rows, row_targets, kept = _without_masked(hidden.to(product_dtype(hidden)), targets)
     if _trained(rows, weight):
         losses: Tensor = _CrossEntropy.apply(rows, weight, row_targets, chunk)  # type: ignore[no-untyped-call]
@@ -148,7 +149,7 @@ def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor
 def _losses(hidden: Tensor, weight: Tensor, targets: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The losses [rows] of one chunk in float32, and the gradient of its logits [rows, vocabulary], not masked."""
     logits = torch.mm(hidden, weight.T, out=out)
-    few = max(1, SOFTMAX // len(weight))
+    few = max(1, SOFTMAX[hidden.device.type] // len(weight))
     parts = zip(torch.split(logits, few), torch.split(targets, few), strict=True)
     return torch.cat([_into_gradient(part, t) for part, t in parts]), logits
 
@@ -166,5 +167,6 @@ def _into_gradient(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _add_product(total: Tensor, for_logits: Tensor, hidden: Tensor) -> None:
     """total += for_logits.T @ hidden, the product in their dtype, some tokens at a time."""
-    for part, columns in zip(torch.split(total, TOKENS), torch.split(for_logits, TOKENS, dim=1), strict=True):
+    few = TOKENS[total.device.type]
+    for part, columns in zip(torch.split(total, few), torch.split(for_logits, few, dim=1), strict=True):
         part.add_(columns.T @ hidden)

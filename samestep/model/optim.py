@@ -58,7 +58,7 @@ class AdamW:
         decay: bool,
     ) -> None:
         device = weights[0].device
-        steps = {count: torch.tensor(float(count), device=device) for count in set(counts)}
+        steps = {count: torch.full((), float(count), device=device) for count in set(counts)}  # a GPU is not waited for
         torch._fused_adamw_(
             weights,
             gradients,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """What a replica needs to know of a model.
+    """What a replica needs to know of a model. Micro-batches are brought to where `module` is.
 
     loss: the sum over the terms of a micro-batch, a float32 scalar; dropout is drawn from torch's default generator
         while `module` is in training mode. Its gradients have to be copied before the next loss: they share memory.
@@ -63,13 +63,16 @@ def build(recipe: Recipe, *, seed: int, vocabulary: int, eos: int, tokenizer_fil
         model.save(target)
         write_tokenizer(target, tokenizer_file, origin, eos, recipe.data.context)
 
+    def place() -> torch.device:
+        return next(model.module.parameters()).device
+
     objective = OBJECTIVES[recipe.objective.kind](model, recipe)
     return Task(
         model.module,
-        loss=lambda batch: _computed(recipe, objective, batch)[0],
-        measure=lambda batch: _computed(recipe, objective, batch),
+        loss=lambda batch: _computed(recipe, objective, batch.to(place()))[0],
+        measure=lambda batch: _computed(recipe, objective, batch.to(place())),
         terms=objective.terms,
-        log_probabilities=_log_probabilities(recipe, objective),
+        log_probabilities=_log_probabilities(recipe, objective, place),
         origin=origin,
         save=save,
         generate=None if model.decoder is None else _generate(recipe, model, eos),
@@ -99,12 +102,15 @@ def _computed(recipe: Recipe, objective: Objective, batch: "MicroBatch") -> tupl
         return objective.loss(batch)
 
 
-def _log_probabilities(recipe: Recipe, objective: Objective) -> Callable[["MicroBatch"], Tensor] | None:
+def _log_probabilities(
+    recipe: Recipe, objective: Objective, place: Callable[[], torch.device]
+) -> Callable[["MicroBatch"], Tensor] | None:
     compute = objective.log_probabilities
     if compute is None:
         return None
 
     def log_probabilities(batch: "MicroBatch") -> Tensor:
+        batch = batch.to(place())
         with _autocast(recipe, batch.tokens.device):
             return compute(batch)[0]
 
@@ -119,7 +125,14 @@ def _generate(recipe: Recipe, model: Backend, eos: int) -> Callable[[list[int], 
         try:
             with _autocast(recipe, device):
                 return sample(
-                    model.decoder, tokens, count, temperature, generator, context=recipe.data.context, eos=eos
+                    model.decoder,
+                    tokens,
+                    count,
+                    temperature,
+                    generator,
+                    context=recipe.data.context,
+                    eos=eos,
+                    device=device,
                 )
         finally:
             model.module.train(training)

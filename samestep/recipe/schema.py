@@ -231,6 +231,7 @@ class Recover(Section):
 
 
 class Compute(Section):
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: a GPU each, or one for several replicas of a host
     threads: Count = 1  # of a replica, on processors
     compile: bool = False  # the model goes through torch.compile
     checkpointing: Literal["none", "full"] = "none"  # full: activations of a layer are computed again in backward

@@ -12,7 +12,11 @@ def main() -> int:
     control = connect(os.environ)
     try:
         _work(control)
-    except Exception as error:
+    except Exception as caught:
+        from samestep.replica.device import explained
+
+        error = explained(caught)
+        error.__traceback__ = caught.__traceback__
         control.failed(error)
         return error.exit_code if isinstance(error, SamestepError) else 1
     return 0

@@ -84,6 +84,7 @@ class Checkpoints:
     def _write(
         self, step: int, place: dict[str, int], parts: Mapping[Part, Tensor], manifest: dict[str, Any] | None
     ) -> None:
+        self._step.state.copies.wait()
         event: Event = {"event": "shard", "step": step, "folder": None, "file": None, "shard": None}
         for attempt, folder in enumerate((each for each in self._job.places for _ in range(TRIES)), start=1):
             name = f"shard-{place['generation']}-{place['rank']}-{attempt}.safetensors"

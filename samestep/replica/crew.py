@@ -7,10 +7,12 @@ by one move at most, and whoever has not made it has all that it needs.
 """
 
 import time
+from functools import partial
 from typing import Any
 
 from samestep.replica import kernels, reference
 from samestep.replica.board import Phase
+from samestep.replica.carrier import carried, shared
 from samestep.replica.handover import Handover
 from samestep.replica.job import Job, parse
 from samestep.replica.place import Control, Formation, open_wire
@@ -31,6 +33,7 @@ class Crew:
         self._generation = 0  # the one that was left last
         self._held = NOTHING  # the generation whose division of the state is followed
         self._ready = False  # for the generation that is being formed
+        self._told = ""  # how devices are shared
         self._coming: tuple[Share, Kept] | None = None  # until all have theirs
         control.joined()
 
@@ -39,15 +42,25 @@ class Crew:
         formation = self._control.formation()
         self._generation, self._ready = formation.generation, False
         self._settle(formation)
-        wire = self._wire = open_wire(self._control, formation)
+        wire = self._open(formation)
         if self._run.job.recipe.sync.strategy != "fast":
-            kernels.agree(wire, kernels.describe())
+            kernels.agree(wire, kernels.describe(self._run.device))
         kept = self._taken_over(wire, formation) if formation.work is None else self._set_up(wire)
         self._ready = True
         everybody_ready(wire, Tag(self._run.step.number, Operation.BEGIN))
         self._run.enter(wire, formation.generation, kept)
         self._held, self._ready, self._coming = formation.generation, False, None
         return self._run
+
+    def _open(self, formation: Formation) -> Collective:
+        place, over = self._control.place, partial(self._control.is_over, formation.generation)
+        wire = self._wire = open_wire(self._control, formation)
+        nccl = self._run.job.recipe.run.transport == "auto"
+        wire, seats = self._wire, _ = carried(wire, self._run.device, nccl, place.address, over)
+        if seats and wire.rank == 0 and (reason := shared(seats)) and reason != self._told:
+            self._told = reason
+            self._control.send({"event": "devices_shared", "reason": reason})
+        return wire
 
     def leave(self) -> None:
         """End one's part in the generation, so that nobody waits for this replica there, and wait for the next."""

@@ -10,11 +10,12 @@ import torch
 from samestep.errors import ClusterError
 from samestep.wire.collective import Collective, Operation, Tag, all_gather
 
+PROCESSOR = torch.device("cpu")
 RECORD = 4096  # bytes that one replica's description may take
 
 
-def describe() -> dict[str, str]:
-    """Device model, instruction set, thread count and versions."""
+def describe(device: torch.device = PROCESSOR) -> dict[str, str]:
+    """Device model, instruction set, thread count and versions; those of CUDA where the device is a GPU."""
     facts = {
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
@@ -23,9 +24,19 @@ def describe() -> dict[str, str]:
         "onednn": str(torch.backends.mkldnn.is_available()),  # type: ignore[no-untyped-call]
         "python": platform.python_version(),
     }
-    if torch.cuda.is_available():
-        facts |= {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
-    return facts
+    return facts | (_of_gpu(device) if device.type == "cuda" else {})
+
+
+def _of_gpu(device: torch.device) -> dict[str, str]:
+    return {
+        "gpu": torch.cuda.get_device_name(device),
+        "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "nccl": ".".join(map(str, torch.cuda.nccl.version())),  # type: ignore[no-untyped-call]
+        "tf32": str(torch.backends.cuda.matmul.allow_tf32),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+    }
 
 
 def agree(wire: Collective, mine: Mapping[str, str]) -> None:

@@ -55,6 +55,7 @@ class Place:
     work: dict[str, Any]  # what is to be done; the verb's business
     host: str = ""
     address: str = ""
+    local: int = 0  # its number among the replicas that share the GPUs of its host
 
 
 @dataclass(frozen=True)

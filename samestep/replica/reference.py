@@ -77,7 +77,7 @@ def _computed(task: Task, rows: Fixed, wire: Collective, number: int) -> Tensor:
     for index in range(wire.rank, len(rows), wire.size):
         batch = rows.micro_batch(index)
         assert batch.pieces is not None
-        mine[batch.pieces[:, 3]] = task.log_probabilities(batch)
+        mine[batch.pieces[:, 3]] = task.log_probabilities(batch).cpu()
     task.module.train(training)
     return _summed(wire, mine, 1 + number)
 
@@ -105,7 +105,7 @@ def _key(job: Job, task: Task) -> str:
         [data.context, data.packing, data.too_long, recipe.batch.micro_batch],
         [recipe.model.dtype, recipe.compute.compile, recipe.model.lora is None],
         digest.of_tensors(dict(task.module.named_parameters())),
-        kernels.describe(),
+        kernels.describe(next(task.module.parameters()).device),
     ]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from samestep.data.order import mix
-from samestep.replica import kernels
+from samestep.replica import device, kernels
 from samestep.replica.board import Phase
 from samestep.replica.job import Job
 from samestep.replica.place import Control, only_wire
@@ -16,7 +16,9 @@ from samestep.sync.flat import trainable
 def repeat(job: Job, control: Control) -> None:
     """Send the names of the tensors whose gradient has other bits the second time. Done by one replica."""
     only_wire(control).close()
+    place = device.settle(job.recipe.compute.device, job.recipe.sync.strategy, control.place.local)
     feed, task = feed_of(job), task_of(job)
+    task.module.to(place)
     plan, named = feed.step(0), trainable(task.module)
     batch = feed.micro_batch(plan, 0, 0)
     if task.log_probabilities is not None:
@@ -31,5 +33,5 @@ def repeat(job: Job, control: Control) -> None:
     control.phase(1, Phase.BACKWARD)
     first, second = gradients(), gradients()
     differ = [name for name, a, b in zip(["loss", *named], first, second, strict=True) if not torch.equal(a, b)]
-    control.send({"event": "repeated", "differ": differ, "kernels": kernels.describe()})
+    control.send({"event": "repeated", "differ": differ, "kernels": kernels.describe(place)})
     control.phase(1, Phase.DONE)

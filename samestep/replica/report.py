@@ -26,7 +26,8 @@ def started(step: Step | Islands, generation: int, host: str) -> Event:
         "pid": os.getpid(),
         "host": host or socket.gethostname(),
         "lanes": [step.span.start, step.span.stop],
-        "kernels": kernels.describe(),
+        "kernels": kernels.describe(device := step.parameters[0].device),
+        "device": str(device),
         "generation": generation,
     }
 

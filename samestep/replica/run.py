@@ -3,9 +3,12 @@
 import time
 from dataclasses import dataclass, field
 
+import torch
+
 from samestep.data.feed import Feed, Fixed, Reader
 from samestep.model.task import Task
 from samestep.recover.disk import Disk
+from samestep.replica import device
 from samestep.replica.checkpoints import Checkpoints
 from samestep.replica.islands import Islands
 from samestep.replica.job import Job
@@ -26,6 +29,7 @@ class Run:
     feed: Feed
     held_out: Fixed
     task: Task
+    device: torch.device
     made: Step | Islands | None = None
     generation: int = 0
     seconds: list[float] = field(default_factory=list)  # that steps took, the last ones
@@ -69,7 +73,12 @@ class Run:
         """What the steps since the last telling have spent, where it is due. last: in any case."""
         spent, now = self.control.spent, time.monotonic()
         if last or spent.due(now):
-            self.control.send(spent.tell(self.step.number, now) | {"bytes_sent": self.bytes_sent} | memory())
+            self.control.send(
+                spent.tell(self.step.number, now)
+                | {"bytes_sent": self.bytes_sent}
+                | memory()
+                | device.memory(self.device)
+            )
 
     def make(self, wire: Collective) -> None:
         """The step with blank moments, to be filled by others."""
@@ -99,4 +108,7 @@ class Run:
 
 def prepare(job: Job, control: Control) -> Run:
     """What can be made before others are there; the slow part of a start."""
-    return Run(job, control, feed_of(job), fixed_of(job, "held_out"), task_of(job))
+    place = device.settle(job.recipe.compute.device, job.recipe.sync.strategy, control.place.local)
+    task = task_of(job)
+    task.module.to(place)
+    return Run(job, control, feed_of(job), fixed_of(job, "held_out"), task, place)

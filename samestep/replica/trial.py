@@ -16,6 +16,7 @@ from samestep.model.optim import rule
 from samestep.model.schedule import learning_rate
 from samestep.model.task import Task
 from samestep.recipe.schema import Lora
+from samestep.replica import device
 from samestep.replica.islands import Islands
 from samestep.replica.job import Job
 from samestep.replica.setup import step_of
@@ -59,22 +60,22 @@ def referred(task: Task, batch: MicroBatch) -> MicroBatch:
         return replace(batch, reference=task.log_probabilities(batch))
 
 
-def phases(job: Job, task: Task, feed: Feed, wire: Collective) -> dict[str, float]:
+def phases(job: Job, task: Task, feed: Feed, wire: Collective, place: torch.device) -> dict[str, float]:
     """Median seconds of real steps of all replicas, as this one spends them: micro (a micro-batch, with its data),
     exchange, update.
     """
     step = step_of(job, task, wire)
     step.seal()
-    times = [_timed(job, task, feed, step)]
+    times = [_timed(job, task, feed, step, place)]
     more = 1 if slowest(wire, sum(times[0])) > LONG else STEPS - 1
-    times += [_timed(job, task, feed, step) for _ in range(more)]
+    times += [_timed(job, task, feed, step, place) for _ in range(more)]
     micros = len(step.span) * job.recipe.batch.accumulate
     step.close()
     compute, exchange, update = (statistics.median(each) for each in zip(*times[1:], strict=True))
     return {"micro": compute / micros, "exchange": exchange, "update": update}
 
 
-def _timed(job: Job, task: Task, feed: Feed, step: Step | Islands) -> list[float]:
+def _timed(job: Job, task: Task, feed: Feed, step: Step | Islands, place: torch.device) -> list[float]:
     """Seconds of computing, exchange and update of the next step."""
     n, recipe, began = step.number, job.recipe, time.perf_counter()
     plan = feed.step(n)
@@ -83,12 +84,17 @@ def _timed(job: Job, task: Task, feed: Feed, step: Step | Islands) -> list[float
             batch = referred(task, feed.micro_batch(plan, lane, micro))
             torch.manual_seed(mix(recipe.seed, n, lane, micro))
             step.backward(task.loss(batch) / task.terms(plan.targets, plan.pieces))
-    marks = [began, time.perf_counter()]
+    marks = [began, _now(place)]
     step.reduce()
-    marks.append(time.perf_counter())
+    marks.append(_now(place))
     step.propose(learning_rate(n, job.steps, recipe.optimizer))
     step.commit()
-    return [after - before for before, after in pairwise([*marks, time.perf_counter()])]
+    return [after - before for before, after in pairwise([*marks, _now(place)])]
+
+
+def _now(place: torch.device) -> float:
+    device.finish(place)
+    return time.perf_counter()
 
 
 def slowest(wire: Collective, seconds: float) -> float:

@@ -26,6 +26,7 @@ def _elsewhere(event: Event) -> str | None:
 
 
 SENTENCES: dict[str, Callable[[Event], str | None]] = {
+    "devices_shared": _reason,
     "formed": lambda event: _reason(event) if event["generation"] > 1 else None,
     "silent": _reason,
     "unreachable": _reason,

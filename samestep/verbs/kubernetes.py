@@ -150,7 +150,7 @@ def _options(recipe: Recipe, stem: str, asked: Asked) -> Options:
         cpus=_processors(recipe, asked),
         memory=memory,
         grace=demand.grace(save),
-        gpus=asked.gpus,
+        gpus=asked.gpus or int(recipe.compute.device == "cuda"),
         restarts=asked.restarts,
         size=asked.size,
         bucket=_bucket(asked),

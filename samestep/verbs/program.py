@@ -23,6 +23,7 @@ def program(job: Job) -> Program:
         job.run / "logs",
         ends_silent=recipe.run.silent == "end",
         hosts=hosts_of(recipe.run),
+        gpus=int(recipe.compute.device == "cuda"),
     )
 
 

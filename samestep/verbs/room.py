@@ -23,7 +23,8 @@ def held(recipe: Recipe, base: Path, vocabulary: int) -> Holding:
         return Holding("sharded", reason)
     if recipe.sync.state != "auto":
         return Holding(recipe.sync.state, "the recipe says so")
-    return holding.choose(moments(recipe, base, vocabulary), recipe.run.replicas, free())
+    room = free() if recipe.compute.device == "cpu" else None  # a GPU's is not known before torch is
+    return holding.choose(moments(recipe, base, vocabulary), recipe.run.replicas, room)
 
 
 def moments(recipe: Recipe, base: Path, vocabulary: int) -> int | None:

@@ -14,6 +14,7 @@ from samestep.data.corpus import Corpus
 from samestep.errors import ClusterError, RecipeError, SamestepError
 from samestep.events import Event
 from samestep.launch.engine import Engine, Restore
+from samestep.launch.gpus import refuse_no_gpu
 from samestep.launch.local import Local
 from samestep.launch.ray import Ray
 from samestep.launch.rendezvous import FOLDER as LAUNCH
@@ -168,6 +169,8 @@ def begin(
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
     refuse_missing(prepared.recipe.run.sinks)
+    if prepared.recipe.compute.device == "cuda" and not isinstance(engine, Ray):  # its machines are others
+        refuse_no_gpu()
     prepared, found = settled(prepared, say)
     for line in chosen(prepared):
         say(line)

@@ -4,15 +4,20 @@ On one host the replicas meet in a file; gloo's own listeners follow GLOO_SOCKET
 sets to the loopback interface.
 """
 
+import json
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.distributed import FileStore, PrefixStore, ProcessGroupGloo, Work
+from torch.distributed import FileStore, PrefixStore, ProcessGroup, ProcessGroupGloo, Store, TCPStore, Work
+from torch.distributed.distributed_c10d import is_nccl_available
 
 from samestep.errors import PeerLost
-from samestep.wire.collective import Given, Messages, Tag
+from samestep.wire.collective import Collective, Given, Messages, Operation, Tag
 
 TIMEOUT = timedelta(minutes=30)  # death is learnt from the engine, never from here
 
@@ -32,6 +37,83 @@ class TorchWork:
 
     def done(self) -> bool:
         return all(work.is_completed() for work in self._works)
+
+
+def has_nccl() -> bool:
+    """Whether this torch was built with it."""
+    return bool(is_nccl_available())
+
+
+def meeting(wire: Collective, address: str) -> Store:
+    """Where the replicas of a generation find each other. address: of this host, where others reach it; rank 0 alone
+    listens there, at a free port that only they are told of.
+    """
+    word = torch.zeros(64, dtype=torch.uint8)
+    others = list(range(1, wire.size))
+    if wire.rank:
+        wire.exchange(Tag(0, Operation.AGREE, 1), {}, {0: [word]}).wait()
+        host, port = json.loads(bytes(word.tolist()))
+        return TCPStore(host, port, None, False, TIMEOUT, wait_for_workers=False)
+    listener = socket.create_server((address, 0))
+    port = listener.getsockname()[1]
+    told = torch.tensor(list(json.dumps([address, port]).encode().ljust(64)), dtype=torch.uint8)
+    store = TCPStore(
+        address, port, None, True, TIMEOUT, wait_for_workers=False, master_listen_fd=listener.detach(), use_libuv=False
+    )
+    wire.exchange(Tag(0, Operation.AGREE, 1), {rank: [told] for rank in others}, {}).wait()
+    return store
+
+
+class Group:
+    """What torch has for tensors of one device, for `beside.py`: NCCL between CUDA devices, gloo elsewhere.
+
+    NCCL's watchdog must not end the process, which the engine does where it has to: see NCCL in launch/child.py.
+    """
+
+    def __init__(self, rank: int, size: int, store: Store, device: torch.device) -> None:
+        self._device, self._store = device, store
+        cuda = device.type == "cuda"
+        self._backend: Any = (_nccl if cuda else _gloo)(store, rank, size)
+        kind = ProcessGroup.BackendType.NCCL if cuda else ProcessGroup.BackendType.GLOO
+        self._group = ProcessGroup(self._store, rank, size)
+        self._group._register_backend(torch.device(device.type), kind, self._backend)
+        self._group._set_default_backend(kind)
+
+    def connect(self) -> None:
+        """By a first exchange of all, which makes the communicator."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # a thread has its own
+        word = torch.zeros(1, device=self._device)
+        TorchWork([self._group.allreduce([word])]).wait()
+        word.cpu()
+
+    def start(self, sends: Messages, receives: Messages) -> TorchWork:
+        """NCCL takes all at once, so that none waits for another."""
+        together = self._backend.supports_coalescing
+        if together:
+            self._group._start_coalescing(self._device)
+        works = [self._group.recv([t], peer, 0) for peer, ts in receives.items() for t in ts]
+        works += [self._group.send([t], peer, 0) for peer, ts in sends.items() for t in ts]
+        return TorchWork([self._group._end_coalescing(self._device)] if together else works)
+
+    def add(self, tensor: Tensor) -> TorchWork:
+        return TorchWork([self._group.allreduce([tensor])])
+
+    def abort(self) -> None:
+        """Of this end alone: nothing is said to the others, who may be gone."""
+        self._backend.abort()
+
+
+def _gloo(store: Store, rank: int, size: int) -> Any:
+    return ProcessGroupGloo(store, rank, size, TIMEOUT)
+
+
+def _nccl(store: Store, rank: int, size: int) -> Any:
+    from torch.distributed import ProcessGroupNCCL
+
+    options = ProcessGroupNCCL.Options()
+    options._timeout = TIMEOUT
+    return ProcessGroupNCCL(store, rank, size, options)
 
 
 class TorchBackend:

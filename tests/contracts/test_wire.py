@@ -13,12 +13,15 @@ import torch
 
 from samestep.errors import ClusterError, PeerLost
 from samestep.wire import loopback
+from samestep.wire.beside import Beside
 from samestep.wire.collective import Operation, Tag, all_gather
 from samestep.wire.joined import Joined
 from samestep.wire.meeting import Door, meet
 from samestep.wire.shared_memory import SharedMemory
+from samestep.wire.side import Side
 from samestep.wire.sockets import Sockets
-from samestep.wire.torch_backend import TorchBackend
+from samestep.wire.staged import Staged
+from samestep.wire.torch_backend import Group, TorchBackend, meeting
 
 
 def pairs(size):
@@ -88,6 +91,24 @@ def threads(size, folder):
     return [lambda rank=rank: wires[rank] for rank in range(size)]
 
 
+def staged(inner, size, folder):
+    """As for tensors of a device, which here is the processor."""
+    made = inner(size, folder)
+    return [lambda make=make: Staged(make(), Side(torch.device("cpu"))) for make in made]
+
+
+def beside(size, folder):
+    """As for tensors of a device with a transport of its own, whose part gloo takes."""
+    ends = pairs(size)
+
+    def make(rank):
+        inner = Sockets(rank, size, ends[rank])
+        group = Group(rank, size, meeting(inner, "127.0.0.1"), torch.device("cpu"))
+        return Beside(inner, group, torch.device("cpu"), lambda: False)
+
+    return [lambda rank=rank: make(rank) for rank in range(size)]
+
+
 TRANSPORTS = {
     "sockets": sockets,
     "tcp": tcp,
@@ -96,8 +117,15 @@ TRANSPORTS = {
     "joined, far": partial(joined, [0, 1, 0, 1]),
     "torch": gloo,
     "loopback": threads,
+    "staged, sockets": partial(staged, sockets),
+    "staged, shared memory": partial(staged, shared_memory),
+    "staged, joined": partial(staged, partial(joined, [0, 0, 1, 1])),
+    "staged, loopback": partial(staged, threads),
+    "staged, torch": partial(staged, gloo),
+    "beside, torch": beside,
 }
-REDUCING = ("torch", "loopback")
+REDUCING = ("torch", "loopback", "staged, torch", "staged, loopback", "beside, torch")
+GLOO = ("torch", "staged, torch", "beside, torch")  # which takes what does not fit in silence, and is never woken
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -203,7 +231,7 @@ def test_cancel_fails_what_comes_later(transport, tmp_path):
     assert isinstance(error, PeerLost) and "replica 1 is silent" in str(error)
 
 
-@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t not in GLOO])
 def test_cancel_wakes_a_replica_that_waits(transport, tmp_path):
     """Not so with gloo, which nothing wakes: there the engine ends the process."""
 
@@ -216,7 +244,7 @@ def test_cancel_wakes_a_replica_that_waits(transport, tmp_path):
     assert isinstance(error, PeerLost) and "replica 1 is silent" in str(error)
 
 
-@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t not in GLOO])
 def test_a_peer_that_closes_is_lost_to_those_that_wait_for_it(transport, tmp_path):
     def body(wire):
         if wire.rank == 1:
@@ -228,7 +256,7 @@ def test_a_peer_that_closes_is_lost_to_those_that_wait_for_it(transport, tmp_pat
     assert isinstance(error, PeerLost) and "replica 1 went away" in str(error)
 
 
-@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t not in GLOO])
 @pytest.mark.parametrize(
     ("tag", "tensor"),
     [
@@ -349,7 +377,9 @@ def test_loans_and_exchanges_under_way_together_keep_their_order(transport, tmp_
     assert run(transport, 2, tmp_path, body) == [[1, 11, 21, 31, 41, 51], [0, 10, 20, 30, 40, 50]]
 
 
-@pytest.mark.parametrize("transport", ["sockets", "shared memory", "joined, near", "joined, far"])
+@pytest.mark.parametrize(
+    "transport", ["sockets", "shared memory", "joined, near", "joined, far", "staged, sockets", "staged, shared memory"]
+)
 def test_what_came_before_a_peer_closed_can_still_be_used(transport, tmp_path):
     """A replica that passes the last barrier leaves, though others still wait for somebody else there."""
     closed, tag = threading.Event(), Tag(0, Operation.END)
@@ -371,7 +401,7 @@ def test_what_came_before_a_peer_closed_can_still_be_used(transport, tmp_path):
     assert run(transport, 3, tmp_path, body) == [[0.0, 2.0, 3.0], [1.0, 0.0, 3.0], [1.0, 2.0, 0.0]]
 
 
-@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t != "torch"])
+@pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t not in GLOO])
 def test_cancel_wakes_a_replica_at_once_that_waits_for_what_it_lent(transport, tmp_path):
     def body(wire):
         began = time.monotonic()

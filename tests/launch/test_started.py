@@ -37,6 +37,12 @@ def test_torchrun_says_where_process_0_may_be():
     assert facts(started(TORCHRUN)) == ("torchrun", 3, 4, "node7", False, 2)
 
 
+def test_each_launcher_says_which_of_its_host_a_process_is():
+    assert started(TORCHRUN).local == 1
+    assert started(SRUN | {"SLURM_LOCALID": "3"}).local == 3
+    assert [started(known).local for known in (SRUN, JOBSET)] == [0, 0]
+
+
 def test_processes_of_one_host_need_no_network():
     assert started(TORCHRUN | {"LOCAL_WORLD_SIZE": "4"}).hint == "127.0.0.1"
     assert started(SRUN | {"SLURM_STEP_NUM_NODES": "1"}).hint == "127.0.0.1"
