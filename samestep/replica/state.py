@@ -81,6 +81,7 @@ class State:
 
     def adopt(self, share: Share, kept: Kept | None = None) -> None:
         """Take up a share, with what is kept of it, or with what there is at a first step, which is zero."""
+        self.copies.hold()  # of what may be let go now
         self._share, self.seal = share, None
         self._seals: dict[int, Seal] = {}  # by turn
         self.kept = self.blank(share) if kept is None else kept

@@ -54,7 +54,6 @@ class BesideWork:
         return self._wire.ended() is not None or (self._moved.done() and self._said.done())
 
     def _wait(self) -> None:
-        self._wire.until(self._said)
         self._said.wait()
         for peer, told, due in self._due:
             _compare(peer, told, due)

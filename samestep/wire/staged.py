@@ -39,7 +39,8 @@ class _Job:
     begin: Begin
     copied: Mark  # when what is to be sent is on the host
     begun: Mark  # after what the targets were used for before
-    receives: Messages  # as they were asked for
+    sends: Messages  # as they were asked for; kept, for a copy may still read them
+    receives: Messages
     places: Messages  # where they arrive on the host
     rooms: list["_Room"]  # that it has until it is over
     under: Any = None  # the work or loan of the transport below, once it is begun
@@ -129,7 +130,7 @@ class Staged:
         begun = self._side.mark()
         copied = self._side.copy([(places[self.rank][0], tensor)], begun)
         begin = partial(self._inner.all_reduce, tag, places[self.rank][0])
-        return StagedWork(self, self._queue(_Job(begin, copied, begun, mine, places, rooms)))
+        return StagedWork(self, self._queue(_Job(begin, copied, begun, mine, mine, places, rooms)))
 
     def cancel(self, reason: str) -> None:
         self._inner.cancel(reason)
@@ -177,7 +178,7 @@ class Staged:
         places = {r: [self._place(use, tensor, rooms) for tensor in tensors] for r, tensors in receives.items()}
         copied = self._side.copy(pairs, begun)
         how = self._inner.exchange if use == TAKEN else self._inner.borrow
-        return self._queue(_Job(partial(how, tag, told, places), copied, begun, receives, places, rooms))
+        return self._queue(_Job(partial(how, tag, told, places), copied, begun, sends, receives, places, rooms))
 
     def _queue(self, job: _Job) -> _Job:
         self._waiting.append(job)

@@ -10,6 +10,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from polled import Polled
 
 from samestep.errors import ClusterError, PeerLost
 from samestep.wire import loopback
@@ -21,7 +22,7 @@ from samestep.wire.shared_memory import SharedMemory
 from samestep.wire.side import Side
 from samestep.wire.sockets import Sockets
 from samestep.wire.staged import Staged
-from samestep.wire.torch_backend import Group, TorchBackend, meeting
+from samestep.wire.torch_backend import TorchBackend, meeting
 
 
 def pairs(size):
@@ -103,7 +104,7 @@ def beside(size, folder):
 
     def make(rank):
         inner = Sockets(rank, size, ends[rank])
-        group = Group(rank, size, meeting(inner, "127.0.0.1"), torch.device("cpu"))
+        group = Polled(rank, size, meeting(inner, "127.0.0.1"))
         return Beside(inner, group, torch.device("cpu"), lambda: False)
 
     return [lambda rank=rank: make(rank) for rank in range(size)]

@@ -5,12 +5,13 @@ import time
 
 import pytest
 import torch
+from polled import Polled
 
 from samestep.errors import ClusterError, PeerLost
 from samestep.wire import loopback
 from samestep.wire.beside import OVER, Beside
 from samestep.wire.collective import Operation, Tag, everybody_ready
-from samestep.wire.torch_backend import Group, meeting
+from samestep.wire.torch_backend import meeting
 
 CPU = torch.device("cpu")
 TAG = Tag(2, Operation.REDUCE, 1)
@@ -99,7 +100,7 @@ def test_tensors_of_the_device_and_others_arrive_in_one_exchange_and_are_counted
     """torch's gloo takes the part of the device's own way: `meta` stands for the host here, and is not moved."""
 
     def replica(inner):
-        group = Group(inner.rank, 2, meeting(inner, "127.0.0.1"), CPU)
+        group = Polled(inner.rank, 2, meeting(inner, "127.0.0.1"))
         before = inner.bytes_sent
         wire = Beside(inner, group, CPU, never)
         peer, target = 1 - wire.rank, torch.zeros(100)
