@@ -97,7 +97,7 @@ def diagnosed(asked: Asked) -> Diagnosis:
             *limits.judge(limit, need),
             *kernel.judge(linux, need),
             *_packages(tried, need),
-            *devices.judge(gpus, tried),
+            *devices.judge(gpus, tried, need),
             *(finding for use in seen for finding in _folder(asked, use, seen[use], need)),
             *_apart(asked, seen),
             *names.own(leads, own),

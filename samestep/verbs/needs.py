@@ -25,7 +25,7 @@ def need_of(recipe: Recipe, base: Path, model: Model) -> Need:
     near = places_of(recipe.run)
     weights = None if model.config is not None else trained(model, base, model.vocabulary)
     known = Need(near, recipe.compute.threads, keep=_kept(recipe), compiles=recipe.compute.compile)
-    known = replace(known, transformers=not recipe.model.family_used)
+    known = replace(known, transformers=not recipe.model.family_used, cuda=recipe.compute.device == "cuda")
     if weights is None:
         return known
     moments = MOMENTS[recipe.optimizer.kind] + (recipe.sync.told != "float32")

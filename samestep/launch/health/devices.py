@@ -8,7 +8,7 @@ from typing import NamedTuple
 from packaging.version import InvalidVersion, Version
 
 from samestep import units
-from samestep.launch.health.finding import Finding, looked, warning
+from samestep.launch.health.finding import Finding, Need, failure, looked, warning
 from samestep.launch.health.libraries import Facts
 
 PATIENCE = 10.0  # seconds; it hangs with a driver that does
@@ -63,8 +63,13 @@ def _mega(text: str) -> int:
     return int(text) << 20 if text.isdecimal() else 0
 
 
-def judge(seen: Seen, torch: Facts) -> list[Finding]:
-    """torch: as libraries.look found it. All of it are warnings: the processors can train too."""
+def judge(seen: Seen, torch: Facts, need: Need) -> list[Finding]:
+    """torch: as libraries.look found it. All are warnings where the recipe is not for GPUs: processors train too."""
+    lacking = "torch" in torch and not torch.get("cuda")
+    if need.cuda and (lacking or not seen.devices):
+        what = f"torch {torch['torch']} was built without CUDA" if lacking else seen.reason or "there is no GPU here"
+        fix = "use a machine with a GPU and a torch for its CUDA, or set compute.device: cpu"
+        return [failure("gpu", f"the recipe's compute.device is cuda, but {what}", fix)]
     if seen.reason:
         what = f"nvidia-smi is here, but tells of no GPU: {seen.reason}"
         return [warning("gpu", what, "install the driver anew, or restart the machine (dmesg | grep -i nvrm)")]

@@ -48,6 +48,7 @@ class Need:
     model: int | None = None
     keep: int = 0  # checkpoints
     compiles: bool = False
+    cuda: bool = False  # replicas compute on GPUs
     transformers: bool = False  # the library loads or saves the model
 
     @property

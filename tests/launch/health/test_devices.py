@@ -3,6 +3,7 @@
 import pytest
 
 from samestep.launch.health import devices
+from samestep.launch.health.finding import Need
 from tests.launch.health.sick import TORCH, doctor, one, package
 
 GOOD = "0, NVIDIA H100 80GB HBM3, 580.95.05, 81559, 4, Default, 0"
@@ -24,6 +25,21 @@ def cuda(folder, version="13.0"):
 def test_gpus_without_fault_are_not_found_fault_with(tmp_path):
     found = doctor(tmp_path, env=smi(tmp_path, GOOD), packages=cuda(tmp_path), code=0)
     assert not [each for each in found if each["check"] == "gpu"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "version", "why"),
+    [([], "13.0", "there is no GPU here"), ([GOOD], None, "torch 2.13.0 was built without CUDA"), ([GOOD], "13.0", "")],
+)
+def test_a_recipe_for_gpus_needs_one_that_torch_can_use(rows, version, why):
+    seen = devices.Seen(tuple(devices._device(row.split(", ")) for row in rows))
+    found = devices.judge(seen, {"torch": "2.13.0", "cuda": version}, Need(cuda=True))
+    assert [each.level for each in found] == ["failure" if why else "ok"]
+    assert why in found[0].what and ("compute.device: cpu" in found[0].fix) == bool(why)
+    assert {each.level for each in devices.judge(seen, {"torch": "2.13.0", "cuda": version}, Need())} <= {
+        "ok",
+        "warning",
+    }
 
 
 @pytest.mark.parametrize(
@@ -73,4 +89,7 @@ def test_a_driver_that_hangs(tmp_path, monkeypatch):
 
 def test_what_a_gpu_does_not_know_of_itself_is_no_fault():
     row = GOOD.replace("Default, 0", "[N/A], [N/A]").split(",")
-    assert devices.judge(devices.Seen((devices._device(row),)), {"torch": "2.13.0", "cuda": "12.8"})[0].level == "ok"
+    assert (
+        devices.judge(devices.Seen((devices._device(row),)), {"torch": "2.13.0", "cuda": "12.8"}, Need())[0].level
+        == "ok"
+    )
