@@ -30,6 +30,7 @@ class Program:
     ends_silent: bool = True  # end a replica that hangs or is cut off, as if it had died; False: only tell of it
     hosts: Sequence[Host] = (HERE,)  # in the order in which they are filled
     gpus: int = 0  # a replica, where the engine asks a scheduler for places
+    shards: int = 1  # processes of a replica; its first one starts the others
 
 
 class Engine(Protocol):

@@ -100,11 +100,17 @@ class _Here:
     def form(self, told: Mapping[int, dict[str, Any]], children: Mapping[int, Child]) -> None:
         hosts = next(iter(told.values()))["hosts"]
         sharing = sharers(hosts) if self._program.transport == "shared memory" else []
-        with _pairs({r: fields["addresses"] for r, fields in told.items()}) as ends, _shared(sharing) as memory:
+        places = {replica: fields["addresses"] for replica, fields in told.items()}
+        with contextlib.ExitStack() as stack:
+            columns = [
+                (stack.enter_context(_pairs(places)), stack.enter_context(_shared(sharing)))
+                for _ in range(self._program.shards)
+            ]
             for (replica, fields), host in zip(told.items(), hosts, strict=True):
                 if replica in children:
-                    descriptors = [end.fileno() for end in ends[replica].values()] + memory.get(host, [])
-                    children[replica].form(fields, descriptors)
+                    ends = [[end.fileno() for end in pairs[replica].values()] for pairs, _ in columns]
+                    given = [[*near, *memory.get(host, [])] for near, (_, memory) in zip(ends, columns, strict=True)]
+                    children[replica].form(fields, [descriptor for each in given for descriptor in each])
 
     def wishes(self) -> None:
         """All see the board."""

@@ -219,6 +219,8 @@ def _connected(broker: _Broker) -> str:
 
 
 def _check(program: Program, address: str | None) -> None:
+    if program.shards > 1:
+        raise RecipeError("--engine ray is for replicas of one process, but compute.shards is above 1; leave it out")
     if program.transport == "torch":
         raise RecipeError("sync.strategy fast is for one host, but was asked for with --engine ray; use exact")
     if tuple(program.hosts) != (HERE,):

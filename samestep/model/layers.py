@@ -123,8 +123,8 @@ def _product_gradients(
 
 
 def gated(gate: Tensor, up: Tensor, down: nn.Module) -> Tensor:
-    """down(silu(gate) * up), of which only `gate` and `up` are kept where `down` is a Linear without adapters."""
-    if type(down) is Linear and not _as_written():
+    """down(silu(gate) * up), of which only `gate` and `up` are kept where `down` is a Linear with nothing around it."""
+    if type(down) is Linear and not down._forward_hooks and not _as_written():
         out: Tensor = _Gated.apply(gate, up, down.weight)  # type: ignore[no-untyped-call]
     else:
         out = down(again(_gate, gate, up))

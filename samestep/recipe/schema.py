@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from samestep.errors import RecipeError
 from samestep.recipe.machines import Run
 from samestep.recipe.section import Count, Fraction, NonNegative, Section, conflict
 
@@ -235,6 +236,9 @@ class Compute(Section):
     threads: Count = 1  # of a replica, on processors
     compile: bool = False  # the model goes through torch.compile
     checkpointing: Literal["none", "full"] = "none"  # full: activations of a layer are computed again in backward
+    # Of the model over the processes of a replica: full gathers a layer when it is computed (FSDP), tensor splits it.
+    shard: Literal["none", "full", "tensor"] = "none"
+    shards: Count = 1  # processes of a replica
 
 
 class Evaluate(Section):
@@ -293,6 +297,7 @@ class Recipe(Section):
             )
         self._check_islands()
         self._check_transport()
+        self._check_shards()
         if self.run.replicas > self.lanes:
             raise conflict(
                 f"run.replicas is {self.run.replicas} but lanes is {self.lanes}, the most replicas that can share "
@@ -317,6 +322,33 @@ class Recipe(Section):
                 "run.hosts",
                 "sync.strategy",
             )
+
+    def _check_shards(self) -> None:
+        """What a model over several processes goes together with."""
+        how, count = self.compute.shard, self.compute.shards
+        if (how == "none") != (count == 1):
+            says = f"compute.shard is {how} and compute.shards is {count}; set both, or neither"
+            raise conflict(says, "compute.shard", "compute.shards")
+        if how == "none":
+            return
+        if how == "full" and self.batch.micro_batch % count:
+            says = (
+                f"batch.micro_batch is {self.batch.micro_batch} rows, which compute.shards {count} cannot share evenly"
+            )
+            raise conflict(f"{says}; change one", "compute.shards", "batch.micro_batch")
+        others = {
+            "sync.strategy": self.sync.strategy != "exact",
+            "sync.wire": {self.sync.wire, self.sync.told} != {"float32"},
+            "objective.kind": self.objective.kind not in ("causal", "sft"),
+            "model.lora": self.model.lora is not None,
+            "compute.compile": self.compute.compile,
+            "recover.recompute_every": self.recover.recompute_every > 0,
+            "run.hosts": self.run.hosts is not None,
+        }
+        for key, there in others.items():
+            if there:
+                says = f"compute.shard {how} does not go together with this {key}; leave one of them at its default"
+                raise conflict(says, "compute.shard", key)
 
     def _check_islands(self) -> None:
         islands = self.sync.diloco.islands
@@ -343,6 +375,13 @@ class Recipe(Section):
             raise conflict("reference base is the model without its adapters; set model.lora", "objective.reference")
         if self.model.lora is not None and self.model.path is None and self.model.name is None:
             raise conflict("adapters need trained weights; set model.path or model.name", "model.lora")
+
+    def refuse_shards(self, what: str) -> None:
+        """RecipeError where replicas are split. what: cannot have them, as in the message."""
+        if self.compute.shards > 1:
+            raise RecipeError(
+                f"{what} is for replicas of one process, but compute.shard is {self.compute.shard}; leave it out"
+            )
 
     @property
     def most_replicas(self) -> int:

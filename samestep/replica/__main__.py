@@ -4,6 +4,7 @@ import os
 import signal
 
 from samestep.errors import SamestepError
+from samestep.replica.mates import Mates
 from samestep.replica.place import Control, connect
 
 
@@ -23,16 +24,20 @@ def main() -> int:
 
 
 def _work(control: Control) -> None:
+    from samestep.replica.job import parse
+
+    job = parse(control.place.work)
+    mates = Mates(control, 1 if control.place.shard else job.recipe.compute.shards, os.environ)
+
     import torch
 
-    from samestep.replica.job import parse
     from samestep.replica.pilot import pilot
     from samestep.replica.repeat import repeat
     from samestep.replica.train import train
 
-    job = parse(control.place.work)
     torch.set_num_threads(job.recipe.compute.threads)
     {"train": train, "repeat": repeat, "pilot": pilot}[job.kind](job, control)
+    mates.wait()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Until `commit` weights and moments are those of the step before: abandoning a st
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +15,13 @@ from samestep.errors import Corrupted, NotFinite, RecipeError
 from samestep.model import optim
 from samestep.replica.board import Wish
 from samestep.replica.seal import Frozen, Rest
+from samestep.replica.split import WHOLE, Split
 from samestep.replica.state import Kept, State
 from samestep.sync import relays, vote
 from samestep.sync.exact import Exact
 from samestep.sync.exchange import Exchange
 from samestep.sync.fast import Fast
-from samestep.sync.flat import trainable
+from samestep.sync.flat import here, trainable
 from samestep.sync.hierarchical import Hierarchical
 from samestep.sync.rounded import Rounded
 from samestep.sync.scalars import told
@@ -61,6 +62,7 @@ class Agreement:
     scrub: commits within which all weights are looked at for flipped bits; what is held is at each. 0: never. Then
     nothing but this may write to the module's tensors.
     formats: in which numbers travel; in fewer bits than float32 they are rounded, the same at any number of replicas.
+    split: how the module's parameters are cut, where replicas are several processes.
     commits: how often all replicas have moved on together. number: of the steps of the run that have been made.
     """
 
@@ -77,14 +79,17 @@ class Agreement:
         scrub: int,
         formats: Formats,
         bucket: int | None = None,
+        split: Split = WHOLE,
     ) -> None:
         if formats.rounded and strategy == "fast":
             raise RecipeError(f"fast was asked to send {' and '.join(formats)}, but it adds up float32 only; use exact")
         self.named = trainable(module)
         self.parameters = list(self.named.values())
-        self.shapes = {name: list(parameter.shape) for name, parameter in self.named.items()}
-        self.layout = layout([p.numel() for p in self.parameters], units, bucket=bucket)
-        self.state = State(self.parameters, self.layout, rule, formats.weights)
+        self.split = split
+        self.shapes = {name: split.shape(name, parameter) for name, parameter in self.named.items()}
+        self.layout = layout([here(p).numel() for p in self.parameters], units, bucket=bucket)
+        elsewhere = {index for index, name in enumerate(self.named) if split.counted_elsewhere(name)}
+        self.state = State(self.parameters, self.layout, rule, formats.weights, elsewhere)
         self.copies, self.commits = copies, 0
         self.units, self._strategy, self._formats = units, strategy, formats
         self._scrub, self._frozen = scrub, Frozen(module, scrub) if scrub else None
@@ -102,6 +107,10 @@ class Agreement:
         self.state.adopt(self._exchange.share, kept)
         self.ready = False  # whether all that the commit of the open step needs is here
         return self._exchange.share
+
+    def whole(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained parameters by name, one after the other. To be called by all shards of a replica together."""
+        return ((name, self.split.whole(name, here(parameter.detach()))) for name, parameter in self.named.items())
 
     def memory(self, count: int, like: Tensor) -> Tensor:
         """Zeros, for buffers of sums. Lanes that are rounded first are not sent as they are."""

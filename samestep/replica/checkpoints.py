@@ -44,7 +44,7 @@ class Checkpoints:
         if manifest.shapes != self._step.shapes:
             raise DataError(f"{self._job.checkpoint} holds another model than the recipe's; resume with its own recipe")
         parts = checkpoint.parts(self._job.checkpoint, manifest)
-        self._step.state.restore(list(manifest.shapes), parts, manifest.updates)
+        self._step.state.restore(list(manifest.shapes), self._step.split.own(parts), manifest.updates)
         self._step.number = self.begun = manifest.step
         self._watch.restore(manifest.state["watch"])
 
@@ -64,6 +64,9 @@ class Checkpoints:
         shared = self._job.recipe.sync.strategy != "fast"  # under fast each replica holds everything
         parts = self._step.state.snapshot(list(self._step.shapes)) if shared or first else {}
         self._step.check()  # what was copied
+        parts = self._step.split.joined(parts)
+        if self._step.split.inside.rank:
+            return
         given = (self._step.number, dict(self._place), parts, self._manifest(digest) if first else None)
         self._thread = threading.Thread(target=self._write, args=given, name="samestep-save")
         self._thread.start()

@@ -12,6 +12,9 @@ def finish(run: Run) -> None:
     run.watch.end(step)
     if run.wire.rank == 0:
         control.phase(step, Phase.SAVE)
-        control.send({"event": "saved", "digest": save(task, job.run / "model")})
+        whole = run.split.gathered(task)
+        if whole is None:
+            return
+        control.send({"event": "saved", "digest": save(whole, job.run / "model")})
         if job.recipe.sample.prompt is not None:
-            control.send(answer(job, task, job.recipe.sample.prompt))
+            control.send(answer(job, whole, job.recipe.sample.prompt))

@@ -47,6 +47,8 @@ def traced(run: "Run", plan: StepPlan) -> Iterator[None]:
     try:
         yield
     except NotFinite as found:
+        if run.step.split.inside.size > 1:
+            raise  # shards compute together, and one may stop at a layer where the others go on
         mine = search(run, plan, found.lane)
         run.control.phase(run.step.number + 1, Phase.EXCHANGE)
         origin = agreed(run.wire, run.step.number, mine)

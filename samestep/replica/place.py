@@ -42,6 +42,8 @@ class Place:
 
     `board` (of `slots` lines), `stack` (where it answers where its code is) and `meeting` (where torch's transport
     finds its peers) are descriptors of shared memory without a name.
+
+    `shard` is this process's part of the model. The first one's engine is the engine, the others' is the first.
     """
 
     replica: int
@@ -56,6 +58,7 @@ class Place:
     host: str = ""
     address: str = ""
     local: int = 0  # its number among the replicas that share the GPUs of its host
+    shard: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Control:
         self._sending = threading.Lock()  # a checkpoint is told of by the thread that writes it
         self._board = Board(place.board, place.slots)
         self.spent = Spent(time.monotonic())
+        self.mates: list[socket.socket] = []  # lines to the other processes of this replica
         self.door: Door | None = None  # where replicas of other hosts call
 
     def joined(self) -> None:
@@ -100,14 +104,30 @@ class Control:
     def formation(self) -> Formation:
         """Wait for the next generation that this replica is a member of."""
         fields, descriptors = receive(self._line)
+        descriptors = self._passed_on(fields, descriptors)
         far = {rank: (at[0], at[1]) for rank, at in enumerate(fields.pop("addresses")) if at}
         near = [rank for rank, r in enumerate(fields["members"]) if r != self.place.replica and rank not in far]
         connections, memory = dict(zip(near, descriptors, strict=False)), descriptors[len(near) :]
         return Formation(**fields, connections=connections, addresses=far, memory=memory[0] if memory else None)
 
+    def _passed_on(self, fields: dict[str, Any], descriptors: list[int]) -> list[int]:
+        """What of the descriptors is for this process; the others are its mates', in their order."""
+        each = len(descriptors) // (1 + len(self.mates))
+        for shard, mate in enumerate(self.mates, start=1):
+            theirs = descriptors[shard * each : (shard + 1) * each]
+            post(mate, fields, theirs)
+            for descriptor in theirs:
+                os.close(descriptor)
+        return descriptors[:each]
+
     def send(self, event: Event) -> None:
+        """Of a replica that is split the first process speaks for all; the others tell it why they fail."""
+        if self.place.shard == 0 or event["event"] == "failed":
+            self.pass_on(json.dumps(event).encode() + b"\n")
+
+    def pass_on(self, lines: bytes) -> None:
         with self._sending:
-            self._line.sendall(json.dumps(event).encode() + b"\n")
+            self._line.sendall(lines)
 
     def failed(self, error: BaseException) -> None:
         """Report an error. One that is not ours is named by its type; the traceback goes along for --debug."""
@@ -131,7 +151,8 @@ class Control:
         return self._board.is_over(generation)
 
     def phase(self, step: int, phase: Phase) -> None:
-        self._board.write(self.place.slot, step, phase)
+        if self.place.shard == 0:
+            self._board.write(self.place.slot, step, phase)
         self.spent.enter(phase, time.monotonic())
 
 

@@ -12,7 +12,6 @@ from samestep.replica import kernels
 from samestep.replica.agreement import Sums
 from samestep.replica.islands import Islands
 from samestep.replica.step import Step
-from samestep.sync.flat import trainable
 from samestep.sync.legs import passed
 
 if TYPE_CHECKING:
@@ -79,6 +78,6 @@ def _digests(run: "Run") -> Event:
     """Of the model as it is now, where they are due."""
     if not digest_due(run.step.since, run.step.number, run.job.recipe.recover):
         return {}
-    parameters = trainable(run.task.module)
-    found: Event = {"digest": digest.of_tensors(parameters)}
-    return found | ({"tensors": digest.per_tensor(parameters)} if run.job.tensors else {})
+    tensors = {name: digest.per_tensor({name: values})[name] for name, values in run.step.whole()}
+    found: Event = {"digest": digest.combine(tensors)}
+    return found | ({"tensors": tensors} if run.job.tensors else {})

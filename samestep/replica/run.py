@@ -14,8 +14,9 @@ from samestep.replica.islands import Islands
 from samestep.replica.job import Job
 from samestep.replica.place import Control
 from samestep.replica.report import started
-from samestep.replica.setup import feed_of, fixed_of, step_of, task_of
+from samestep.replica.setup import feed_of, fixed_of, split_of, step_of
 from samestep.replica.spent import memory
+from samestep.replica.split import WHOLE, Split
 from samestep.replica.state import Kept
 from samestep.replica.step import Step
 from samestep.replica.watch import Watch
@@ -30,6 +31,7 @@ class Run:
     held_out: Fixed
     task: Task
     device: torch.device
+    split: Split = WHOLE
     made: Step | Islands | None = None
     generation: int = 0
     seconds: list[float] = field(default_factory=list)  # that steps took, the last ones
@@ -83,8 +85,8 @@ class Run:
     def make(self, wire: Collective) -> None:
         """The step with blank moments, to be filled by others."""
         self.wire = wire
-        self.made = step_of(self.job, self.task, wire)
-        self.watch = Watch(self.job, self.task, self.held_out, self.control)
+        self.made = step_of(self.job, self.task, wire, self.split)
+        self.watch = Watch(self.job, self.task, self.held_out, self.control, self.split)
         self.checkpoints = Checkpoints(self.job, self.made, self.watch, self.control, Disk())
 
     def begin(self, wire: Collective) -> None:
@@ -109,6 +111,6 @@ class Run:
 def prepare(job: Job, control: Control) -> Run:
     """What can be made before others are there; the slow part of a start."""
     place = device.settle(job.recipe.compute.device, job.recipe.sync.strategy, control.place.local)
-    task = task_of(job)
+    task, split = split_of(job, control.place)
     task.module.to(place)
-    return Run(job, control, feed_of(job), fixed_of(job, "held_out"), task, place)
+    return Run(job, control, feed_of(job), fixed_of(job, "held_out"), task, place, split)

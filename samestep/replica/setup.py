@@ -1,6 +1,7 @@
 """From a job to the objects of the loop. The same on every replica: seeds and folders, no ranks."""
 
 from collections.abc import Callable
+from functools import partial
 
 from samestep.data.corpus import Corpus, load
 from samestep.data.feed import Feed, Fixed, Source
@@ -10,6 +11,8 @@ from samestep.model.optim import rule
 from samestep.model.task import Task, build
 from samestep.replica.islands import Islands
 from samestep.replica.job import Job, copies
+from samestep.replica.place import Place
+from samestep.replica.split import WHOLE, Split, over, shards_of
 from samestep.replica.step import Step
 from samestep.wire.collective import Collective
 from samestep.wire.formats import Formats
@@ -63,11 +66,19 @@ def _sources(job: Job, part: str) -> list[Source]:
     return [Source(tokens, rows_of(tokens, data, kind)) for tokens in parts]
 
 
-def step_of(job: Job, task: Task, wire: Collective) -> Step | Islands:
-    return STEPS[job.recipe.sync.strategy](job, task, wire)
+def split_of(job: Job, place: Place) -> tuple[Task, Split]:
+    """The task, of which this process has a part where the recipe says so."""
+    how, count = job.recipe.compute.shard, job.recipe.compute.shards
+    if how == "none":
+        return task_of(job), WHOLE
+    return over(shards_of(place.replica, place.shard, count, place.meeting), how, partial(task_of, job))
 
 
-def _islands(job: Job, task: Task, wire: Collective) -> Islands:
+def step_of(job: Job, task: Task, wire: Collective, split: Split = WHOLE) -> Step | Islands:
+    return STEPS[job.recipe.sync.strategy](job, task, wire, split)
+
+
+def _islands(job: Job, task: Task, wire: Collective, _split: Split) -> Islands:
     recipe = job.recipe
     return Islands(
         task.module,
@@ -83,7 +94,7 @@ def _islands(job: Job, task: Task, wire: Collective) -> Islands:
     )
 
 
-def _lanes(job: Job, task: Task, wire: Collective) -> Step:
+def _lanes(job: Job, task: Task, wire: Collective, split: Split) -> Step:
     recipe = job.recipe
     return Step(
         task.module,
@@ -97,10 +108,11 @@ def _lanes(job: Job, task: Task, wire: Collective) -> Step:
         scrub=recipe.recover.scrub_every,
         formats=Formats(recipe.sync.wire, recipe.sync.told),
         recompute=recipe.recover.recompute_every,
+        split=split,
     )
 
 
-STEPS: dict[str, Callable[[Job, Task, Collective], Step | Islands]] = {
+STEPS: dict[str, Callable[[Job, Task, Collective, Split], Step | Islands]] = {
     "exact": _lanes,
     "fast": _lanes,
     "diloco": _islands,

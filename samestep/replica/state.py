@@ -5,7 +5,7 @@ abandoned until all replicas have it; then `commit` in place. The second costs l
 which is two more arrays of the size of the owned weights.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -56,11 +56,16 @@ class _Run(NamedTuple):
 class State:
     """Weights in one flat float32 buffer in which the module's parameters live; moments of the held regions only.
 
-    told: the format of new weights.
+    told: the format of new weights. elsewhere: parameters that another shard of the model counts in the norm.
     """
 
     def __init__(
-        self, parameters: Sequence[nn.Parameter], layout: Layout, rule: optim.Rule, told: str = "float32"
+        self,
+        parameters: Sequence[nn.Parameter],
+        layout: Layout,
+        rule: optim.Rule,
+        told: str = "float32",
+        elsewhere: Collection[int] = (),
     ) -> None:
         self.weights = flatten(parameters, layout)
         self.updates = [0] * len(parameters)  # made to each parameter
@@ -68,7 +73,7 @@ class State:
         self.carried: Carried | None = None  # what units have, if anything
         self.seal: Seal | None = None  # on what rests since the last commit
         self.copies = Copies(self.weights.device)
-        self._rule, self._layout, self._told = rule, layout, Told(told)
+        self._rule, self._layout, self._told, self._elsewhere = rule, layout, Told(told), elsewhere
         self._decays = [optim.decays(p) for p in parameters]
 
     @property
@@ -115,6 +120,7 @@ class State:
         """float64 [slices]: the sum of squares of each owned slice of the gradient, zero for the others."""
         result = torch.zeros(len(self._layout.pieces), dtype=torch.float64)
         owned = [pair for region in self._share.owned for pair in self._layout.pieces_in(region)]
+        owned = [(slice, piece) for slice, piece in owned if piece.parameter not in self._elsewhere]
         if owned:
             norms = torch._foreach_norm([gradient[piece.start : piece.stop] for _, piece in owned])
             result.index_add_(0, torch.tensor([i for i, _ in owned]), torch.stack(norms).double().square().cpu())

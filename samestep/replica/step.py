@@ -18,6 +18,7 @@ from samestep.model import optim
 from samestep.replica.agreement import Agreement, Numbers, Sums, norm_of, not_finite
 from samestep.replica.board import Wish
 from samestep.replica.carried import FEEDBACK, Carried
+from samestep.replica.split import WHOLE, Split
 from samestep.replica.state import Kept
 from samestep.replica.witness import Witness
 from samestep.sync import tree
@@ -34,7 +35,7 @@ class Step(Agreement):
 
     lanes: the equal shares of a step, each `accumulate` micro-batches; part of the result, unlike replicas.
     clip: the largest global gradient norm.
-    copies, scrub, formats: see Agreement.
+    copies, scrub, formats, split: see Agreement.
     recompute: steps from one lane that two replicas compute, to compare them, to the next. 0: none.
 
     RecipeError if the module has no trainable float32 parameters or keeps batch statistics; PeerLost if
@@ -58,10 +59,10 @@ class Step(Agreement):
         recompute: int = 0,
         formats: Formats = EXACT,
         bucket: int | None = None,
+        split: Split = WHOLE,
     ) -> None:
-        super().__init__(
-            module, rule, units=lanes, strategy=strategy, copies=copies, scrub=scrub, formats=formats, bucket=bucket
-        )
+        terms = {"strategy": strategy, "copies": copies, "scrub": scrub}
+        super().__init__(module, rule, units=lanes, formats=formats, bucket=bucket, split=split, **terms)
         if formats.sums != EXACT.sums:
             self.state.carried = Carried(self.layout, "lane", [FEEDBACK], lanes)
         self._clip, self._micros, self._recompute = clip, accumulate, recompute
@@ -132,14 +133,15 @@ class Step(Agreement):
         """
         numbers = self._numbers(wish)
         losses = numbers.losses.tolist()
-        loss, norm = tree.total(losses), norm_of(numbers.norms)
+        squares, wished = self.split.agreed(math.fsum(numbers.norms), numbers.wish)
+        loss, norm = tree.total(losses), norm_of(squares)
         if not math.isfinite(loss + norm):
             self.refuse(not_finite(self.number, losses, norm))
         if self._clip and norm > self._clip:
             for region in self._share.owned:
                 cut(self._gradients.buffers[0], region).mul_(self._clip / (norm + CLIP_EPSILON))
         self._buffers.check()
-        self._present, self.sums = numbers.present, Sums(loss, norm, numbers.wish)
+        self._present, self.sums = numbers.present, Sums(loss, norm, Wish(wished))
         return self.sums
 
     def propose(self, learning_rate: float) -> None:

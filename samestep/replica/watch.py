@@ -15,6 +15,7 @@ from samestep.replica.place import Control
 from samestep.replica.saving import save
 from samestep.replica.setup import corpora_of
 from samestep.replica.speak import answer
+from samestep.replica.split import WHOLE, Split
 from samestep.sync.legs import passed
 from samestep.wire.collective import Collective
 
@@ -22,8 +23,8 @@ from samestep.wire.collective import Collective
 class Watch:
     """All replicas take part and come to the same decisions; replica 0 writes."""
 
-    def __init__(self, job: Job, task: Task, rows: Fixed, control: Control) -> None:
-        self._job, self._task, self._rows, self._control = job, task, rows, control
+    def __init__(self, job: Job, task: Task, rows: Fixed, control: Control, split: Split = WHOLE) -> None:
+        self._job, self._task, self._rows, self._control, self._split = job, task, rows, control, split
         self._last = -1  # step of the last evaluation
         self._best: float | None = None
         self._waited = 0  # evaluations since the best
@@ -98,13 +99,18 @@ class Watch:
         return event | {"bits_per_byte": bits, "zlib_bits_per_byte": 8 * zipped / text}
 
     def _answer(self, step: int) -> None:
-        for prompt in self._job.recipe.evaluate.prompts:
-            self._control.send(answer(self._job, self._task, prompt) | {"step": step})
+        prompts = self._job.recipe.evaluate.prompts
+        whole = self._split.gathered(self._task) if prompts else None
+        for prompt in prompts if whole else []:
+            self._control.send(answer(self._job, whole, prompt) | {"step": step})
 
     def _keep(self, step: int, found: HeldOut) -> None:
         self._control.phase(step, Phase.SAVE)
+        whole = self._split.gathered(self._task)
+        if whole is None:
+            return
         try:
-            digest = save(self._task, self._job.run / "best")
+            digest = save(whole, self._job.run / "best")
         except ClusterError as error:
             self._control.send({"event": "best_failed", "step": step, "reason": str(error)})
         else:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from samestep.model.destination import offer
-from samestep.sync.flat import views
+from samestep.sync.flat import here, views
 from samestep.sync.share import Turn, buffers
 from samestep.sync.slices import Layout
 
@@ -34,9 +34,9 @@ class Accumulator:
         ready: Callable[[int], None],
         memory: Callable[[int, Tensor], Tensor],
     ) -> None:
-        self._parameters, self._layout, self._turns = parameters, layout, turns
+        self._parameters, self._layout, self._turns = [here(p) for p in parameters], layout, turns
         self._micros, self._ready = accumulate, ready
-        self.buffers = [memory(layout.total, parameters[0]) for _ in range(buffers(turns, accumulate))]
+        self.buffers = [memory(layout.total, self._parameters[0]) for _ in range(buffers(turns, accumulate))]
         self._views = [views(b, layout, parameters) for b in self.buffers]
         self._hooks = [p.register_post_accumulate_grad_hook(self._hook(i)) for i, p in enumerate(parameters)]  # type: ignore[no-untyped-call]
         self.present = torch.zeros(1 + max(t.part for t in turns), len(parameters), dtype=torch.bool)
@@ -89,7 +89,7 @@ class Accumulator:
             gradient, parameter.grad = parameter.grad, None
             offer(parameter, None)
             if gradient is not None and not self._over:
-                self._take(index, gradient)
+                self._take(index, here(gradient))
 
         return take
 

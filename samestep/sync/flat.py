@@ -23,9 +23,15 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
     return named
 
 
+def here(tensor: Tensor) -> Tensor:
+    """What of a tensor this process has: its part of one that is sharded (torch's DTensor), else the tensor itself."""
+    part: Tensor = getattr(tensor, "_local_tensor", tensor)
+    return part
+
+
 def views(flat: Tensor, layout: Layout, parameters: Sequence[Tensor]) -> list[Tensor]:
     """For each parameter its part of the buffer, in its shape."""
-    return [flat[r.start : r.stop].view(p.shape) for r, p in zip(layout.regions, parameters, strict=True)]
+    return [flat[r.start : r.stop].view(here(p).shape) for r, p in zip(layout.regions, parameters, strict=True)]
 
 
 @torch.no_grad()
@@ -33,9 +39,17 @@ def flatten(parameters: Sequence[nn.Parameter], layout: Layout) -> Tensor:
     """Move the parameters' values to one new flat buffer and let them live there."""
     flat = torch.zeros(layout.total, device=parameters[0].device)
     for parameter, view in zip(parameters, views(flat, layout, parameters), strict=True):
-        view.copy_(parameter)
-        parameter.data = view
+        view.copy_(here(parameter))
+        _live(parameter, view)
     return flat
+
+
+def _live(parameter: nn.Parameter, view: Tensor) -> None:
+    """FSDP takes up before its first forward where the parts of its parameters are by then."""
+    if here(parameter) is parameter:
+        parameter.data = view
+    else:
+        parameter._local_tensor = view  # type: ignore[attr-defined]
 
 
 def cut(flat: Tensor, region: Region) -> Tensor:

@@ -95,6 +95,7 @@ def ready(prepared: Prepared) -> Prepared:
     alternate, which is for one run alone. RecipeError for a run that faults cannot be tried on.
     """
     recipe = prepared.recipe
+    recipe.refuse_shards("samestep chaos")
     if recipe.sync.strategy == "fast":
         raise RecipeError(f"chaos compares bits, but sync.strategy is {recipe.sync.strategy}; use exact")
     if prepared.steps < LEAST:

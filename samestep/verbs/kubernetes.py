@@ -90,6 +90,7 @@ def _head(printed: Printed) -> list[str]:
 
 def _contained(recipe: Recipe) -> Recipe:
     """With nothing of this machine in it. Its hosts are of this machine; pods have others."""
+    recipe.refuse_shards("samestep kubernetes")
     if recipe.sync.strategy in ("auto", "fast"):
         raise RecipeError(
             f"sync.strategy {recipe.sync.strategy} is for --engine local, and pods run --engine env; name another one "

@@ -87,7 +87,8 @@ def _follower(recipe: Path, overrides: Sequence[str], run: Path, base: Path) -> 
 
 
 def refuse(recipe: Recipe, size: int, by: str) -> None:
-    """ClusterError for what processes that `by` starts cannot do."""
+    """ClusterError or RecipeError for what processes that `by` starts cannot do."""
+    recipe.refuse_shards("--engine env")
     if size > recipe.most_replicas:
         raise ClusterError(
             f"{by} starts {size} processes, but at most {recipe.most_replicas} can share a step of this recipe; start "

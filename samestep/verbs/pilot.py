@@ -36,6 +36,7 @@ def pilot(recipe: Path, overrides: Sequence[str], to: Path | None, say: Say) -> 
     if to is not None and to.exists():
         raise RecipeError(f"--to {to} is there already; give a new file, or delete it first")
     prepared = prepare(recipe, overrides, say)
+    prepared.recipe.refuse_shards("samestep pilot")
     measured = measure(prepared, say)
     found = decided(prepared.recipe, measured)
     calibration.keep(load(recipe, overrides), prepared.base, measured, prepared.rows)

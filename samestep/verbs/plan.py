@@ -92,6 +92,7 @@ def _wish(target: Path, overrides: Sequence[str], asked: Asked) -> tuple[Wish, s
     if target.suffix == ".json":
         return _of_facts(facts.of_file(target), asked)
     recipe = load(target, overrides)
+    recipe.refuse_shards("samestep plan")
     return of_recipe(recipe, facts.of_model(recipe.model, target.resolve().parent), asked), ""
 
 

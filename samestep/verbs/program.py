@@ -24,6 +24,7 @@ def program(job: Job) -> Program:
         ends_silent=recipe.run.silent == "end",
         hosts=hosts_of(recipe.run),
         gpus=int(recipe.compute.device == "cuda"),
+        shards=recipe.compute.shards,
     )
 
 

@@ -251,8 +251,11 @@ def execute(
 
 
 def _restore(job: Job, logbook: Logbook) -> Restore | None:
-    """The strategy fast survives nobody: its transport cannot be woken, and its bits follow the number of replicas."""
-    return logbook.restore if job.recipe.sync.strategy != "fast" else None
+    """The strategy fast survives nobody: its transport cannot be woken, and its bits follow the number of replicas.
+    Nor do replicas that are split: those left would wait inside themselves, where torch's transport cannot be woken.
+    """
+    alone = job.recipe.sync.strategy == "fast" or job.recipe.compute.shards > 1
+    return None if alone else logbook.restore
 
 
 def chosen(prepared: Prepared) -> list[str]:

@@ -6,13 +6,13 @@ sets to the loopback interface.
 
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 from torch.distributed import FileStore, PrefixStore, ProcessGroup, ProcessGroupGloo, Store, TCPStore, Work
 from torch.distributed.distributed_c10d import is_nccl_available
 
@@ -155,3 +155,55 @@ class TorchBackend:
     def _check(self) -> None:
         if self._cancelled:
             raise PeerLost(self._cancelled)
+
+
+class Shards:
+    """The processes of one replica as torch's default group, with a mesh of one dimension for FSDP.
+
+    replica: its number, under which its processes meet in a file that is there for all replicas.
+    """
+
+    def __init__(self, rank: int, size: int, meeting_file: Path, replica: int) -> None:
+        self.rank, self.size = rank, size
+        store = PrefixStore(f"shards-of-{replica}", FileStore(str(meeting_file), -1))
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        self.mesh = distributed.init_device_mesh("cpu", (size,))
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """As bytes: gloo does not know all dtypes."""
+        mine = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        distributed.all_gather(everyone, mine)
+        return [each.view(tensor.dtype).view(tensor.shape) for each in everyone]
+
+    def close(self) -> None:
+        distributed.destroy_process_group()
+
+
+def fully_sharded(
+    shards: Shards, module: nn.Module, blocks: Sequence[nn.Module], dims: Mapping[nn.Parameter, int], compute: Any
+) -> Callable[..., Any]:
+    """FSDP2 (Zhao et al., arXiv 2304.11277): of each parameter a part rests here, cut along its dimension in `dims`.
+    It is gathered for each of `blocks` when that is computed, the rest of the module for all of `compute`. Gradients
+    are summed over the shards. Returns `compute`, to be called in its place.
+    """
+    from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+    from torch.distributed.tensor import Shard
+
+    for each in [*blocks, module]:
+        fully_shard(each, mesh=shards.mesh, shard_placement_fn=lambda parameter: Shard(dims[parameter]))
+        assert isinstance(each, FSDPModule)
+        each.set_gradient_divide_factor(1.0)
+        each.set_force_sum_reduction_for_comms(True)
+    method = "computed_over_shards"
+    setattr(module, method, compute)
+    register_fsdp_forward_method(module, method)
+    inside: Callable[..., Any] = getattr(module, method)
+
+    def computed(*given: Any) -> Any:
+        found = inside(*given)
+        if not torch.is_grad_enabled():  # no backward follows, after which it would be given back
+            module.reshard()  # type: ignore[operator]
+        return found
+
+    return computed

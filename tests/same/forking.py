@@ -19,24 +19,32 @@ from samestep.replica.__main__ import main
 NEEDED = ("torch", "samestep.replica.train", "samestep.replica.repeat", "samestep.wire.shared_memory", "peft")
 
 
-def prepare() -> None:
-    """To be called once, before the first replica is started."""
+def load() -> None:
+    """Import what replicas need."""
     for name in NEEDED:
         importlib.import_module(name)
+
+
+def prepare() -> None:
+    """To be called once, before the first replica is started."""
+    load()
     gc.freeze()
     child.subprocess = sys.modules[__name__]
 
 
 class Popen:
-    """What launch/child.py needs of subprocess.Popen."""
+    """What launch/child.py and replica/mates.py need of subprocess.Popen."""
 
-    def __init__(self, command: Sequence[str], *, stdin, stdout, stderr, env, pass_fds, start_new_session) -> None:
+    def __init__(
+        self, command: Sequence[str], *, stdin, env, pass_fds, stdout=1, stderr=2, start_new_session=False
+    ) -> None:
         self._code = None
         self.pid = os.fork()
         if not self.pid:
-            _become(stdout, env, pass_fds)
-        with contextlib.suppress(OSError):  # both do it, so that it is done whoever comes first
-            os.setpgid(self.pid, self.pid)
+            _become(stdout, env, pass_fds, start_new_session)
+        if start_new_session:
+            with contextlib.suppress(OSError):  # both do it, so that it is done whoever comes first
+                os.setpgid(self.pid, self.pid)
 
     def wait(self) -> int:
         if self._code is None:
@@ -53,13 +61,14 @@ class Popen:
 DEVNULL = subprocess.DEVNULL
 
 
-def _become(log: int, env: dict[str, str], kept: Sequence[int]) -> None:
+def _become(log: int, env: dict[str, str], kept: Sequence[int], leads: bool) -> None:
     """A replica. Never returns."""
     code = 1
     try:
         gc.freeze()  # what the engine has left must not close descriptors whose numbers are ours by then
-        with contextlib.suppress(OSError):
-            os.setpgid(0, 0)
+        if leads:
+            with contextlib.suppress(OSError):
+                os.setpgid(0, 0)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
