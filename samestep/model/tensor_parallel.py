@@ -108,15 +108,16 @@ class _Readers:
 def _styles(module: nn.Module) -> dict[str, str]:
     """By the name of each layer that the plan names its style. The input and output embeddings stay whole."""
     plan: Mapping[str, str] = LLAMA if isinstance(module, GPT) else getattr(module, "tp_plan", None) or {}
-    embeddings = _embeddings(module)
-    found = {}
-    for name, layer in module.named_modules():
-        style = plan.get(re.sub(r"\.\d+(?=\.|$)", ".*", name))
-        if style is not None and not any(layer is one for one in embeddings):
-            found[name] = style
-    others = plan.keys() - {re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, _ in module.named_modules()}
+    names = {name: re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, _ in module.named_modules()}
+    whole = _embeddings(module) if plan else []
+    found = {
+        name: plan[pattern]
+        for name, pattern in names.items()
+        if pattern in plan and not any(module.get_submodule(name) is embedding for embedding in whole)
+    }
+    parameters = {pattern: plan[pattern] for pattern in sorted(plan.keys() - names.values())}
     odd = [f"{name} {style}" for name, style in found.items() if style not in (COLUMNS, ROWS, SUMMED)]
-    odd += [f"{name} {plan[name]}" for name in sorted(others)]
+    odd += [f"{name} {style}" for name, style in parameters.items()]
     if odd or not found:
         what = f"whose plan has {odd[0]}" if odd else "which has no plan for tensor parallelism"
         raise RecipeError(f"compute.shard tensor cannot split {type(module).__name__}, {what}; use compute.shard full")
@@ -124,9 +125,7 @@ def _styles(module: nn.Module) -> dict[str, str]:
 
 
 def _embeddings(module: Any) -> list[nn.Module]:
-    if isinstance(module, GPT):
-        return []  # the plan above names none
-    return [module.get_input_embeddings(), module.get_output_embeddings()]
+    return [] if isinstance(module, GPT) else [module.get_input_embeddings(), module.get_output_embeddings()]
 
 
 def _check_heads(module: Any, shards: int) -> None:

@@ -23,14 +23,15 @@ class Mates:
 
     def __init__(self, control: Control, shards: int, environment: Mapping[str, str]) -> None:
         self._control = control
-        self._processes = [self._start(shard, environment) for shard in range(1, shards)]
-        for shard, process in enumerate(self._processes, start=1):
-            threading.Thread(target=self._watch, args=(shard, process), daemon=True).start()
+        started = list(enumerate((self._start(shard, environment) for shard in range(1, shards)), start=1))
+        self._threads = [threading.Thread(target=self._watch, args=each, daemon=True) for each in started]
+        for thread in self._threads:
+            thread.start()
 
     def wait(self) -> None:
         """Until all have done their work."""
-        for process in self._processes:
-            process.wait()
+        for thread in self._threads:
+            thread.join()
 
     def _start(self, shard: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         ours, theirs = socket.socketpair()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from samestep.data.corpus import Corpus, load
 from samestep.data.feed import Feed, Fixed, Source
@@ -12,7 +13,7 @@ from samestep.model.task import Task, build
 from samestep.replica.islands import Islands
 from samestep.replica.job import Job, copies
 from samestep.replica.place import Place
-from samestep.replica.split import WHOLE, Split, over, shards_of
+from samestep.replica.split import WHOLE, Split, over
 from samestep.replica.step import Step
 from samestep.wire.collective import Collective
 from samestep.wire.formats import Formats
@@ -71,7 +72,11 @@ def split_of(job: Job, place: Place) -> tuple[Task, Split]:
     how, count = job.recipe.compute.shard, job.recipe.compute.shards
     if how == "none":
         return task_of(job), WHOLE
-    return over(shards_of(place.replica, place.shard, count, place.meeting), how, partial(task_of, job))
+
+    from samestep.wire.torch_backend import Shards
+
+    shards = Shards(place.shard, count, Path(f"/proc/self/fd/{place.meeting}"), place.replica)
+    return over(shards, how, partial(task_of, job))
 
 
 def step_of(job: Job, task: Task, wire: Collective, split: Split = WHOLE) -> Step | Islands:

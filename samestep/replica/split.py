@@ -8,7 +8,6 @@ as if it were the whole model: so nothing here follows the number of replicas.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,10 +141,3 @@ def blocks(module: nn.Module) -> list[nn.Module]:
     for child in module.children():
         found += list(child) if isinstance(child, nn.ModuleList) else blocks(child)
     return found
-
-
-def shards_of(replica: int, shard: int, shards: int, meeting: int) -> "Shards":
-    """This process among those of its replica, which meet in a file that is open at the descriptor `meeting`."""
-    from samestep.wire.torch_backend import Shards
-
-    return Shards(shard, shards, Path(f"/proc/self/fd/{meeting}"), replica)

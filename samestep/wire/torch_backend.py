@@ -158,7 +158,7 @@ class TorchBackend:
 
 
 class Shards:
-    """The processes of one replica as torch's default group, with a mesh of one dimension for FSDP.
+    """The processes of one replica, as torch's default group.
 
     replica: its number, under which its processes meet in a file that is there for all replicas.
     """
@@ -167,7 +167,6 @@ class Shards:
         self.rank, self.size = rank, size
         store = PrefixStore(f"shards-of-{replica}", FileStore(str(meeting_file), -1))
         distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        self.mesh = distributed.init_device_mesh("cpu", (size,))
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """As bytes: gloo does not know all dtypes."""
@@ -190,8 +189,9 @@ def fully_sharded(
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
     from torch.distributed.tensor import Shard
 
+    mesh = distributed.init_device_mesh("cpu", (shards.size,))
     for each in [*blocks, module]:
-        fully_shard(each, mesh=shards.mesh, shard_placement_fn=lambda parameter: Shard(dims[parameter]))
+        fully_shard(each, mesh=mesh, shard_placement_fn=lambda parameter: Shard(dims[parameter]))
         assert isinstance(each, FSDPModule)
         each.set_gradient_divide_factor(1.0)
         each.set_force_sum_reduction_for_comms(True)
