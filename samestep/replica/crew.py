@@ -33,7 +33,7 @@ class Crew:
         self._generation = 0  # the one that was left last
         self._held = NOTHING  # the generation whose division of the state is followed
         self._ready = False  # for the generation that is being formed
-        self._told = ""  # how devices are shared
+        self._said = ""  # of how devices are shared
         self._coming: tuple[Share, Kept] | None = None  # until all have theirs
         control.joined()
 
@@ -53,14 +53,16 @@ class Crew:
         return self._run
 
     def _open(self, formation: Formation) -> Collective:
-        place, over = self._control.place, partial(self._control.is_over, formation.generation)
-        wire = self._wire = open_wire(self._control, formation)
-        nccl = self._run.job.recipe.run.transport == "auto"
-        wire, seats = self._wire, _ = carried(wire, self._run.device, nccl, place.address, over)
-        if seats and wire.rank == 0 and (reason := shared(seats)) and reason != self._told:
-            self._told = reason
+        """The transport of a generation, for tensors of this replica's device too."""
+        run, over = self._run, partial(self._control.is_over, formation.generation)
+        self._wire = open_wire(self._control, formation)
+        nccl = run.job.recipe.run.transport == "auto"
+        self._wire, seats = carried(self._wire, run.device, nccl, self._control.place.address, over)
+        reason = shared(seats) if seats and self._wire.rank == 0 else None
+        if reason and reason != self._said:
             self._control.send({"event": "devices_shared", "reason": reason})
-        return wire
+            self._said = reason
+        return self._wire
 
     def leave(self) -> None:
         """End one's part in the generation, so that nobody waits for this replica there, and wait for the next."""

@@ -76,7 +76,7 @@ class Beside:
         self._cancelled = ""
         self._aborting = threading.Lock()
         self._aborted = False
-        self._moved = self._told = 0  # bytes: by the group, and of what is said about them
+        self._moved, self._told = 0, self._inner.bytes_sent  # bytes: by the group, and of what is said about it
         self._connect()
 
     @property

@@ -405,10 +405,10 @@ def test_what_came_before_a_peer_closed_can_still_be_used(transport, tmp_path):
 @pytest.mark.parametrize("transport", [t for t in TRANSPORTS if t not in GLOO])
 def test_cancel_wakes_a_replica_at_once_that_waits_for_what_it_lent(transport, tmp_path):
     def body(wire):
-        began = time.monotonic()
+        mine, began = made(wire, 3_000_000, 1.0), time.monotonic()
         if wire.rank == 0:
+            loan = wire.borrow(Tag(0, Operation.REDUCE), {1: [mine]}, {1: [torch.empty(4)]})
             threading.Timer(0.1, wire.cancel, ["replica 1 is silent"]).start()
-            loan = wire.borrow(Tag(0, Operation.REDUCE), {1: [made(wire, 3_000_000, 1.0)]}, {1: [torch.empty(4)]})
             with pytest.raises(PeerLost, match="replica 1 is silent"):
                 loan.returned()
         return time.monotonic() - began
