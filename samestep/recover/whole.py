@@ -61,12 +61,12 @@ def _own(
         (line, at), piece = divmod(start, shards * length), values[start - part.start : stop - part.start]
         if len(piece) % (shards * length) == 0:
             mine = np.ascontiguousarray(piece.reshape(-1, shards, length)[:, shard]).reshape(-1)
-            yield _from(part, line * length, len(mine)), memoryview(mine)
+            yield _from(part, line * length, len(mine)), mine.data
             continue
         low, high = max(at, shard * length), min(at + len(piece), (shard + 1) * length)
         if low < high:
             place = line * length + low - shard * length
-            yield _from(part, place, high - low), memoryview(piece[low - at : high - at])
+            yield _from(part, place, high - low), piece[low - at : high - at].data
 
 
 def _ranges(start: int, stop: int, length: int) -> Iterator[tuple[int, int]]:

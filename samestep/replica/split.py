@@ -63,7 +63,7 @@ class Split:
         """A snapshot of all shards, with the parts of whole parameters; on the first of them only, elsewhere empty."""
         if self.inside.size == 1:
             return dict(parts)
-        found = {}
+        found: dict[Part, Tensor] = {}
         for part, values in parts.items():
             together = whole.joined(part, self.inside.gather(values), self.cuts[part.parameter])
             found |= {} if self.inside.rank else together
@@ -102,7 +102,7 @@ def _full(shards: "Shards", task: Task, split: Callable[..., Split]) -> tuple[Ta
 
     named = dict(task.module.named_parameters())
     cuts = evenly({name: parameter.shape for name, parameter in named.items()}, shards.size)
-    dims = {parameter: cuts[name].dim for name, parameter in named.items()}
+    dims = {parameter: cuts[name].dim or 0 for name, parameter in named.items()}
     compute = fully_sharded(shards, task.module, blocks(task.module), dims, task.measure)
 
     def measure(batch: "MicroBatch") -> tuple[Tensor, None]:

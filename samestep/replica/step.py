@@ -61,8 +61,17 @@ class Step(Agreement):
         bucket: int | None = None,
         split: Split = WHOLE,
     ) -> None:
-        terms = {"strategy": strategy, "copies": copies, "scrub": scrub}
-        super().__init__(module, rule, units=lanes, formats=formats, bucket=bucket, split=split, **terms)
+        super().__init__(
+            module,
+            rule,
+            units=lanes,
+            strategy=strategy,
+            copies=copies,
+            scrub=scrub,
+            formats=formats,
+            bucket=bucket,
+            split=split,
+        )
         if formats.sums != EXACT.sums:
             self.state.carried = Carried(self.layout, "lane", [FEEDBACK], lanes)
         self._clip, self._micros, self._recompute = clip, accumulate, recompute

@@ -101,7 +101,9 @@ class Watch:
     def _answer(self, step: int) -> None:
         prompts = self._job.recipe.evaluate.prompts
         whole = self._split.gathered(self._task) if prompts else None
-        for prompt in prompts if whole else []:
+        if whole is None:
+            return
+        for prompt in prompts:
             self._control.send(answer(self._job, whole, prompt) | {"step": step})
 
     def _keep(self, step: int, found: HeldOut) -> None:
