@@ -53,6 +53,11 @@ def repeatable(exact: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
+def of(module: torch.nn.Module) -> torch.device:
+    """Where its parameters are."""
+    return next(module.parameters()).device
+
+
 def finish(device: torch.device) -> None:
     """Block until all that was asked of it is computed."""
     if device.type == "cuda":

@@ -39,10 +39,9 @@ def pilot(job: Job, control: Control) -> None:
     task, feed = task_of(job), feed_of(job)
     task.module.to(place)
     batch = referred(task, feed.micro_batch(feed.step(0), wire.rank % job.recipe.lanes, 0))
-    control.phase(1, Phase.BACKWARD)
-    forward, backward = compute(job, task, batch, wire, place)
+    forward, backward = compute(job, task, batch, wire, control)
     found = {
-        "alone": alone(job, task, batch, wire, place),
+        "alone": alone(job, task, batch, wire, control),
         "forward": forward,
         "backward": backward,
         "update": slowest(wire, update_seconds(job, place)),
@@ -55,7 +54,7 @@ def pilot(job: Job, control: Control) -> None:
         "program": bare,
         "cores": len(os.sched_getaffinity(0)),
     }
-    found["steps"] = phases(job, task, feed, wire, place)
+    found["steps"] = phases(job, task, feed, wire, control)
     found["sync"] = {"strategy": job.recipe.sync.strategy, "formats": [job.recipe.sync.wire, job.recipe.sync.told]}
     if wire.rank == 0:
         control.send({"event": "measured", "replicas": wire.size} | found)
@@ -70,26 +69,32 @@ def frozen(task: Task) -> dict[str, int]:
     return {"all": sum(size for _, size in sizes), "mapped": sum(size for width, size in sizes if width == 2)}
 
 
-def compute(job: Job, task: Task, batch: MicroBatch, wire: Collective, place: torch.device) -> tuple[float, float]:
+def compute(job: Job, task: Task, batch: MicroBatch, wire: Collective, control: Control) -> tuple[float, float]:
     """Seconds of forward and of backward of a micro-batch, while all replicas compute."""
     times = []
     for number in range(ROUNDS):
+        control.phase(1, Phase.EXCHANGE)  # where a replica may wait, and is not taken for one that hangs
         everybody_ready(wire, Tag(number, Operation.BEGIN))
-        times.append(once(job, task, batch, number, place))
+        control.phase(1, Phase.BACKWARD)
+        times.append(once(job, task, batch, number))
+    control.phase(1, Phase.EXCHANGE)
     forward, backward = (statistics.median(each[part] for each in times[1:]) for part in (0, 1))
     return slowest(wire, forward), slowest(wire, backward)
 
 
-def alone(job: Job, task: Task, batch: MicroBatch, wire: Collective, place: torch.device) -> float:
+def alone(job: Job, task: Task, batch: MicroBatch, wire: Collective, control: Control) -> float:
     """Seconds of both on the first replica, while the others wait."""
     took = 0.0
     if wire.rank == 0:
-        took = statistics.median([sum(once(job, task, batch, number, place)) for number in range(ROUNDS)][1:])
+        control.phase(1, Phase.BACKWARD)
+        took = statistics.median([sum(once(job, task, batch, number)) for number in range(ROUNDS)][1:])
+    control.phase(1, Phase.EXCHANGE)
     everybody_ready(wire, Tag(ROUNDS, Operation.BEGIN))
     return slowest(wire, took)
 
 
-def once(job: Job, task: Task, batch: MicroBatch, number: int, place: torch.device) -> tuple[float, float]:
+def once(job: Job, task: Task, batch: MicroBatch, number: int) -> tuple[float, float]:
+    place = device.of(task.module)
     targets, pieces = int((batch.targets >= 0).sum()), 0 if batch.pieces is None else len(batch.pieces)
     torch.manual_seed(mix(job.recipe.seed, 0, 0, number))
     began = time.perf_counter()

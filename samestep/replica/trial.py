@@ -17,8 +17,10 @@ from samestep.model.schedule import learning_rate
 from samestep.model.task import Task
 from samestep.recipe.schema import Lora
 from samestep.replica import device
+from samestep.replica.board import Phase
 from samestep.replica.islands import Islands
 from samestep.replica.job import Job
+from samestep.replica.place import Control
 from samestep.replica.setup import step_of
 from samestep.replica.step import Step
 from samestep.wire.collective import Collective, Operation, Tag, all_gather
@@ -60,33 +62,37 @@ def referred(task: Task, batch: MicroBatch) -> MicroBatch:
         return replace(batch, reference=task.log_probabilities(batch))
 
 
-def phases(job: Job, task: Task, feed: Feed, wire: Collective, place: torch.device) -> dict[str, float]:
+def phases(job: Job, task: Task, feed: Feed, wire: Collective, control: Control) -> dict[str, float]:
     """Median seconds of real steps of all replicas, as this one spends them: micro (a micro-batch, with its data),
     exchange, update.
     """
     step = step_of(job, task, wire)
     step.seal()
-    times = [_timed(job, task, feed, step, place)]
+    times = [_timed(job, task, feed, step, control)]
     more = 1 if slowest(wire, sum(times[0])) > LONG else STEPS - 1
-    times += [_timed(job, task, feed, step, place) for _ in range(more)]
+    times += [_timed(job, task, feed, step, control) for _ in range(more)]
     micros = len(step.span) * job.recipe.batch.accumulate
     step.close()
     compute, exchange, update = (statistics.median(each) for each in zip(*times[1:], strict=True))
     return {"micro": compute / micros, "exchange": exchange, "update": update}
 
 
-def _timed(job: Job, task: Task, feed: Feed, step: Step | Islands, place: torch.device) -> list[float]:
+def _timed(job: Job, task: Task, feed: Feed, step: Step | Islands, control: Control) -> list[float]:
     """Seconds of computing, exchange and update of the next step."""
     n, recipe, began = step.number, job.recipe, time.perf_counter()
     plan = feed.step(n)
+    control.phase(n + 1, Phase.BACKWARD)
     for lane in step.lanes:
         for micro in range(recipe.batch.accumulate):
             batch = referred(task, feed.micro_batch(plan, lane, micro))
             torch.manual_seed(mix(recipe.seed, n, lane, micro))
             step.backward(task.loss(batch) / task.terms(plan.targets, plan.pieces))
+    place = device.of(task.module)
     marks = [began, _now(place)]
+    control.phase(n + 1, Phase.EXCHANGE)
     step.reduce()
     marks.append(_now(place))
+    control.phase(n + 1, Phase.UPDATE)
     step.propose(learning_rate(n, job.steps, recipe.optimizer))
     step.commit()
     return [after - before for before, after in pairwise([*marks, _now(place)])]
