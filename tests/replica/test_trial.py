@@ -18,7 +18,13 @@ STATUS = "Name:\tpython\nRssAnon:\t    100 kB\nRssFile:\t     7 kB\nRssShmem:\t 
 def job(write_corpus, tmp_path):
     corpus = write_corpus("corpus", "text", [40] * 16, [5])
     model = {"layers": 1, "width": 32, "heads": 1, "dtype": "float32"}
-    settings = {"data": {"context": 32}, "lanes": 4, "batch": {"micro_batch": 1, "accumulate": 2}, "model": model}
+    settings = {
+        "data": {"context": 32},
+        "lanes": 4,
+        "sync": {"state": "sharded"},
+        "batch": {"micro_batch": 1, "accumulate": 2},
+        "model": model,
+    }
     return Job("pilot", Recipe(steps=9, **settings), tmp_path, [corpus], tmp_path, 9, 9)
 
 
