@@ -60,6 +60,7 @@ def main() -> None:
     }
     if asked.to:
         asked.to.write_text(json.dumps(result, indent=1) + "\n")
+    print("\n".join(table(found)), file=sys.stderr)
     print(json.dumps(result, indent=1))
 
 
@@ -183,6 +184,20 @@ def worst(found: dict) -> dict:
         errors = [(abs(one["errors"][kind]), name, one["replicas"]) for name, one in every if kind in one["errors"]]
         most[kind] = {"median": round(statistics.median(e for e, *_ in errors), 4), "worst": max(errors)}
     return {"errors": most, "bytes_exact": all(one["bytes_exact"] for _, one in every)}
+
+
+def table(found: dict) -> list[str]:
+    """Markdown: planned, and how far off."""
+    lines = ["| recipe | replicas | a step, ms | off by | memory each, MB | off by | of all, MB | off by | bytes |"]
+    lines.append("|---" * 9 + "|")
+    for name, each in found.items():
+        for one in each["replicas"]:
+            plan, errors = one["planned"], one["errors"]
+            cells = [name, str(one["replicas"]), f"{1000 * plan['seconds']:,.0f}", f"{errors['step']:+.1%}"]
+            cells += [f"{plan['memory'] / 1e6:,.0f}", f"{errors['memory']:+.1%}", f"{plan['machine'] / 1e6:,.0f}"]
+            cells += [f"{errors['machine']:+.1%}" if "machine" in errors else "?"]
+            lines.append(f"| {' | '.join(cells)} | {'exact' if one['bytes_exact'] else 'differ'} |")
+    return lines
 
 
 def machine() -> dict:
