@@ -50,9 +50,7 @@ class Run(Section):
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
     alternate: str | None = None  # folder for this run alone, on another disk: takes what the run's own disk refuses
     sinks: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default=[])  # are told of each step too
-    price: NonNegative | None = (
-        None  # dollars for an hour of one replica, for the report; null: as its price table says
-    )
+    price: NonNegative | None = None  # dollars for an hour of one replica; null: as the report's price table says
     log_every: Count = 10  # steps between plain lines when the output is no terminal
 
     @model_validator(mode="before")
