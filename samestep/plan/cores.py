@@ -6,7 +6,7 @@ passes over memory; the count at the pilot's number of replicas, and what it too
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from samestep.plan.resident import Held
 from samestep.sync import tree
@@ -22,10 +22,12 @@ class Trial:
     """What a pilot of `replicas` has measured on `cores`, of which each takes `threads`.
 
     alone, together: seconds of a micro-batch while the other replicas wait, and while all compute. exchange, update:
-    of a step. rate, pass_: seconds an element, of the optimizer and of adding one float32 tensor to another.
+    of a step, with `copies` of each moment. rate, pass_: seconds an element, of the optimizer and of adding one float32
+    tensor to another.
     """
 
     replicas: int
+    copies: int
     cores: int
     threads: int
     alone: float
@@ -70,8 +72,9 @@ def _scaled(
     seconds: float, trial: Trial, held: Held, replicas: int, count: Callable[[Trial, Held, int], float]
 ) -> float:
     """What took `seconds` in the pilot, at another number of replicas: all do it at once, and share the places."""
-    before, now = (count(trial, held, n) * max(1.0, n / trial.places) for n in (trial.replicas, replicas))
-    return seconds * now / before
+    there = replace(held, copies=trial.copies)
+    before = count(trial, there, trial.replicas) * max(1.0, trial.replicas / trial.places)
+    return seconds * count(trial, held, replicas) * max(1.0, replicas / trial.places) / before
 
 
 def exchanged(trial: Trial, held: Held, replicas: int) -> float:

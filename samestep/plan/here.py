@@ -116,6 +116,7 @@ def trial_of(recipe: Recipe, measured: Fields) -> Trial:
     together = measured["steps"]["micro"]
     return Trial(
         replicas=measured["replicas"],
+        copies=measured["sync"]["copies"],
         cores=measured["cores"],
         threads=recipe.compute.threads,
         alone=together * measured["alone"] / (measured["forward"] + measured["backward"]),

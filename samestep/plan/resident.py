@@ -22,7 +22,9 @@ from samestep.sync.slices import Layout
 from samestep.sync.tree import Node
 from samestep.wire.formats import EXACT, Formats, of_sums
 
-SPLINTERS = 0.05  # of what a micro-batch holds: between blocks that the heap cannot use again
+# Of what a micro-batch holds: gaps between blocks that the heap cannot use again. Measured with one replica: 0.23 at a
+# model of 13.8 M parameters and 1x256, 0.24 at 2x256, 0.33 at 135 M and 1x128.
+SPLINTERS = 0.25
 WINDOW = 2  # buckets on their way at once, see sync/exact.py
 
 Parts = dict[str, float]

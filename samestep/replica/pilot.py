@@ -15,7 +15,7 @@ from samestep.model.task import Task
 from samestep.replica import device
 from samestep.replica.board import Phase
 from samestep.replica.carrier import carried
-from samestep.replica.job import Job
+from samestep.replica.job import Job, copies
 from samestep.replica.place import Control, only_wire
 from samestep.replica.setup import corpora_of, feed_of, task_of
 from samestep.replica.trial import phases, program, referred, slowest
@@ -55,7 +55,8 @@ def pilot(job: Job, control: Control) -> None:
         "cores": len(os.sched_getaffinity(0)),
     }
     found["steps"] = phases(job, task, feed, wire, control)
-    found["sync"] = {"strategy": job.recipe.sync.strategy, "formats": [job.recipe.sync.wire, job.recipe.sync.told]}
+    sync = job.recipe.sync
+    found["sync"] = {"strategy": sync.strategy, "formats": [sync.wire, sync.told], "copies": copies(job.recipe)}
     if wire.rank == 0:
         control.send({"event": "measured", "replicas": wire.size} | found)
     control.phase(1, Phase.DONE)

@@ -9,7 +9,7 @@ from samestep.plan.cores import Trial, finish
 from samestep.plan.resident import Held
 from samestep.sync.slices import layout
 
-TRIAL = Trial(2, 2, 1, alone=0.5, together=0.6, exchange=0.01, update=0.08, rate=2e-9, pass_=1e-9)
+TRIAL = Trial(2, 1, 2, 1, alone=0.5, together=0.6, exchange=0.01, update=0.08, rate=2e-9, pass_=1e-9)
 HELD = Held(layout([1_000_000], 8), lanes=8, accumulate=1, moments=2)
 
 
@@ -42,6 +42,12 @@ def test_more_replicas_than_cores_compute_no_faster():
     two, three, four = (cores.step(TRIAL, HELD, n) for n in (2, 3, 4))
     assert two["compute"] == pytest.approx(three["compute"]) == pytest.approx(four["compute"])
     assert four["exchange"] > two["exchange"]
+
+
+def test_a_pilot_with_more_copies_has_done_more_for_the_same_seconds():
+    both = replace(TRIAL, copies=2)
+    assert cores.step(both, HELD, 2)["update"] < 0.08
+    assert cores.step(both, replace(HELD, copies=2), 2)["update"] == pytest.approx(0.08)
 
 
 def test_threads_of_a_replica_take_cores_too():

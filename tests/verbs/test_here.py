@@ -26,7 +26,7 @@ MEASURED = {
     "program": {"private": 170_000_000, "mapped": 100_000_000},
     "vocabulary": 512,
     "steps": {"micro": 0.012, "exchange": 0.003, "update": 0.005},
-    "sync": {"strategy": "exact", "formats": ["float32", "float32"]},
+    "sync": {"strategy": "exact", "formats": ["float32", "float32"], "copies": 8},
 }
 
 
