@@ -100,7 +100,7 @@ BUGS = [
     Bug(
         "each replica clips by the norm of what it owns",
         "replica/step.py",
-        "norm_of(numbers.norms)",
+        "norm_of(squares)",
         "float(self.state.norms(self._gradients.buffers[0]).sum().sqrt())",
         STRATEGIES + "test_all_replicas_hold_the_same_model_and_curve",
     ),

@@ -279,9 +279,9 @@ BUGS = [
     ),
     Bug(
         "what is saved in the background is no copy",
-        "replica/state.py",
-        "values.detach().cpu().clone()",
-        "values.detach().cpu()",
+        "replica/copies.py",
+        "return {part: tensor.detach().clone() for part, tensor in values.items()}",
+        "return {part: tensor.detach() for part, tensor in values.items()}",
         "replica/test_state.py::test_a_snapshot_does_not_follow_the_training",
     ),
     Bug(

@@ -49,7 +49,7 @@ BUGS = [
     ),
     Bug(
         "replacements are started without end",
-        "recover/membership.py",
+        "recover/starts.py",
         "if self._given + len(self._owed) < self._terms.restarts:",
         "if True:",
         MEMBERSHIP + "test_replacements_come_with_a_growing_pause_and_a_limit",

@@ -7,7 +7,7 @@ from samestep.replica.run import Run
 
 def test_a_lack_of_memory_to_share_is_told_once_a_generation(told):
     control = told()
-    run = Run(None, control, None, None, None, generation=1)
+    run = Run(None, control, None, None, None, None, generation=1)
     run.wire = SimpleNamespace(shortage="")
     run.tell_of_shortage()
     assert control.events == []

@@ -14,6 +14,7 @@ from samestep.recover import digest
 from samestep.replica.finish import finish
 from samestep.replica.job import Job
 from samestep.replica.setup import fixed_of
+from samestep.replica.split import WHOLE
 from samestep.replica.watch import Watch
 from samestep.wire import loopback
 
@@ -81,6 +82,7 @@ def ran(told):
                         watch=watch,
                         wire=wire,
                         control=control,
+                        split=WHOLE,
                         step=SimpleNamespace(number=model.step),
                     )
                 )
