@@ -6,6 +6,9 @@ import traceback
 from itertools import combinations
 
 import torch
+import torch._dynamo  # FSDP imports it when it first computes; here once, not in each process
+import torch.distributed.fsdp
+import torch.distributed.tensor
 
 from samestep.data.feed import MicroBatch
 from samestep.model.task import build

@@ -16,7 +16,15 @@ from collections.abc import Sequence
 from samestep.launch import child
 from samestep.replica.__main__ import main
 
-NEEDED = ("torch", "samestep.replica.train", "samestep.replica.repeat", "samestep.wire.shared_memory", "peft")
+NEEDED = (
+    "torch",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "samestep.replica.train",
+    "samestep.replica.repeat",
+    "samestep.wire.shared_memory",
+    "peft",
+)
 
 
 def load() -> None:

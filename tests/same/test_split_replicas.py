@@ -47,7 +47,7 @@ def test_two_replicas_come_to_the_model_of_one(kind, tmp_path):
     found = lived(tmp_path / "run", {}, replicas=2, **settings)
     same(found, whole)
     samples = [[e["text"] for e in events if e["event"] == "sample"] for _, events in (found, whole)]
-    assert samples[0] == samples[1] and len(samples[0]) == 3
+    assert samples[0] == samples[1] and len(samples[0]) == 4
 
 
 def test_the_model_that_is_saved_is_the_one_that_was_trained(kind):
