@@ -342,6 +342,7 @@ class Recipe(Section):
             "objective.kind": self.objective.kind not in ("causal", "sft"),
             "model.lora": self.model.lora is not None,
             "compute.compile": self.compute.compile,
+            "compute.device": self.compute.device != "cpu",
             "recover.recompute_every": self.recover.recompute_every > 0,
             "run.hosts": self.run.hosts is not None,
         }

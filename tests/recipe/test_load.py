@@ -169,6 +169,10 @@ def test_a_key_set_twice_names_both_lines(file: Path) -> None:
         ("steps: 3\nmodel: {path: a, name: b}\n", "2:9"),
         ("steps: 3\nrecover: {recompute_every: 9}\nsync: {strategy: fast}\n", "2:11"),
         ("steps: 3\nrun: {transport: sockets}\nsync: {strategy: fast}\n", "2:7"),
+        ("steps: 3\ncompute: {shard: full}\n", "2:11"),
+        ("steps: 3\ncompute: {shard: full, shards: 3}\n", "2:24"),
+        ("steps: 3\ncompute: {shard: tensor, shards: 2, device: cuda}\n", "2:11"),
+        ("steps: 3\ncompute: {shard: tensor, shards: 2}\nsync: {wire: int8}\n", "2:11"),
     ],
 )
 def test_keys_at_odds_are_told_at_one_that_is_written(file: Path, written: str, place: str) -> None:
