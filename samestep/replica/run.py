@@ -12,6 +12,7 @@ from samestep.replica import device
 from samestep.replica.checkpoints import Checkpoints
 from samestep.replica.islands import Islands
 from samestep.replica.job import Job
+from samestep.replica.kernels import PROCESSOR
 from samestep.replica.place import Control
 from samestep.replica.report import started
 from samestep.replica.setup import feed_of, fixed_of, split_of, step_of
@@ -30,7 +31,7 @@ class Run:
     feed: Feed
     held_out: Fixed
     task: Task
-    device: torch.device
+    device: torch.device = PROCESSOR
     split: Split = WHOLE
     made: Step | Islands | None = None
     generation: int = 0

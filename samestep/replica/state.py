@@ -178,7 +178,7 @@ class State:
             for kind, values in zip(self.kinds(), [cut(self.weights, run.region), *run.moments], strict=True):
                 part = Part(kind, names[run.parameter], run.region.start - at, run.region.stop - at)
                 found[part] = values
-        return self.copies.take(found) | units
+        return units | self.copies.take(found)
 
     def restore(self, names: Sequence[str], parts: Iterable[tuple[Part, memoryview]], updates: Sequence[int]) -> None:
         """Take over all weights, and of the moments what is held, from the float32 bytes of `parts`."""
