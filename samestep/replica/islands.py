@@ -87,6 +87,7 @@ class Islands(Agreement):
         self._gradients = Accumulator(self.parameters, self.layout, own, self._micros, _nothing, _zeros)
         self._parts = share.sums
         self._sums = [self.memory(self.layout.total, self.parameters[0]) for _ in range(1 + max(share.sums))]
+        self._sent: dict[int, dict[int, Tensor]] = {}  # by bucket and island, the weights that are on their way
         self._losses: list[Tensor] = []  # of the open step
         self._leg: list[Tensor] = []  # float64 [lanes + islands] a step: losses, and norms of gradients
         if kept is None:
@@ -178,11 +179,10 @@ class Islands(Agreement):
         """The common weights are those that were proposed, and the islands go on from them."""
         meeting, keep = self._meeting(), 0.0 if self._legs.whole(self.number) else self._terms.mix
         super().apply()
-        for region in map(self.layout.bucket_region, meeting):
-            common = cut(self.state.weights, region)
-            for weights, *_ in self.state.kept.units.values():
-                own = cut(weights, region)
-                own.mul_(keep).add_(common * (1 - keep)) if keep else own.copy_(common)
+        for bucket in meeting:
+            region, sent = self.layout.bucket_region(bucket), self._sent.pop(bucket, {})
+            for unit, (weights, *_) in self.state.kept.units.items():
+                _go_on(cut(weights, region), cut(self.state.weights, region), sent.get(unit), keep)
         self._number += 1
         self._leg.clear()
         self._show(self._views_of(self.state.weights))
@@ -207,6 +207,8 @@ class Islands(Agreement):
     def _set_off(self, bucket: int) -> None:
         """What the islands have learnt is on its way, as far as it is this replica's to add up."""
         region = self.layout.bucket_region(bucket)
+        if not self._legs.meets(self.number):
+            self._sent[bucket] = {u: cut(values[0], region).clone() for u, values in self.state.kept.units.items()}
         learnt = {
             Node(unit, unit + 1): (cut(self.state.weights, region) - cut(values[0], region)).div_(self.units)
             for unit, values in self.state.kept.units.items()
@@ -253,3 +255,12 @@ def _nothing(bucket: int) -> None:
 def _zeros(count: int, like: Tensor) -> Tensor:
     """Memory that is never sent."""
     return like.new_zeros(count)
+
+
+def _go_on(own: Tensor, common: Tensor, sent: Tensor | None, keep: float) -> None:
+    """An island goes on from the common weights, but for a share of its own; what it has learnt since it sent its
+    weights off stays its own until they meet again.
+    """
+    if sent is not None:
+        common = common + (own - sent)
+    own.mul_(keep).add_(common * (1 - keep)) if keep else own.copy_(common)
