@@ -78,7 +78,11 @@ def columns(meeting, replicas, count, work):
 
         return shards(meeting, count, with_wire, replica)
 
-    found = forked([call for replica in range(replicas) for call in at(replica)])
+    try:
+        found = forked([call for replica in range(replicas) for call in at(replica)])
+    finally:
+        for end in (end for column in ends for near in column.values() for end in near.values()):
+            end.close()
     return [found[replica * count : (replica + 1) * count] for replica in range(replicas)]
 
 
