@@ -56,7 +56,7 @@ def _row(recipe: Recipe, facts: Facts, measured: Fields, steps: int, replicas: i
     copies, frozen = replicas if state == "replicated" else COPIES[state], measured["frozen"]
     held = held_of(recipe, measured["sizes"], copies, steps, frozen["all"], frozen["mapped"])
     program = Program(**measured["program"])
-    micro = micro_of(recipe)
+    micro = micro_of(recipe, measured["frozen"]["wide"])
     each = [resident.replica(program, facts, micro, held, replicas, rank) for rank in range(replicas)]
     most = max(each, key=lambda one: one.bytes)
     step = _step(recipe, measured, held, replicas)
@@ -77,7 +77,8 @@ def _by_kind(most: Resident) -> dict[str, float]:
     return most.own | most.mapped | ({"of the others": most.seen} if most.seen else {})
 
 
-def micro_of(recipe: Recipe) -> Micro:
+def micro_of(recipe: Recipe, wide: bool = True) -> Micro:
+    """wide: whether matrices are float32, as all that are trained are."""
     adapters = recipe.model.lora
     return Micro(
         rows=recipe.batch.micro_batch,
@@ -86,6 +87,7 @@ def micro_of(recipe: Recipe) -> Micro:
         apart=recipe.objective.kind != "causal",
         rank=adapters.rank if adapters else 0,
         dropped=bool(adapters and adapters.dropout),
+        wide=wide or not adapters,
         again=recipe.compute.checkpointing == "full",
     )
 

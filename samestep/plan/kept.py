@@ -15,8 +15,8 @@ ROWS, SOFTMAX, TOKENS = 256, 2**21, 8192  # of the loss, see model/losses.py
 @dataclass(frozen=True)
 class Micro:
     """rows of `context` positions. width: bytes of a number in matrix products. apart: whether samples of a row are
-    kept apart. rank: of adapters; 0: all weights are trained; dropped: whether adapters drop of their input. again:
-    whether layers are computed again in backward.
+    kept apart. rank: of adapters; 0: all weights are trained; dropped: whether adapters drop of their input. wide:
+    whether matrices are float32, and cast for products. again: whether layers are computed again in backward.
     """
 
     rows: int
@@ -25,6 +25,7 @@ class Micro:
     apart: bool = False
     rank: int = 0
     dropped: bool = False
+    wide: bool = True
     again: bool = False
 
     @property
@@ -66,17 +67,23 @@ def _read(facts: Facts, micro: Micro) -> float:
     b, wide = micro.width, facts.width
     if not micro.rank:
         return b * (2 * wide + facts.queries)
-    adapters = 7 * b * micro.rank
+    adapters = 7 * b * micro.rank + _adapters(facts, micro) / micro.tokens
     if micro.dropped:  # what is left of each input, and the mask; each adapter drops by itself
         return adapters + 2 * b * (5 * wide + facts.queries + facts.inner)
     return adapters + b * (2 * wide + facts.queries + facts.inner)
+
+
+def _adapters(facts: Facts, micro: Micro) -> float:
+    """Bytes of a layer's adapters as they are cast for products, which are kept."""
+    sides = 4 * facts.width + 2 * facts.queries + 2 * facts.keys + 3 * (facts.width + facts.inner)
+    return 2.0 * micro.rank * sides if micro.width == 2 else 0.0
 
 
 def loss(facts: Facts, micro: Micro) -> float:
     """The room of the head, which is kept: its gradient, its cast, a chunk of logits."""
     head = facts.vocabulary * facts.width
     trained = 0 if micro.rank else 4 * head
-    cast = 0 if micro.rank or micro.width == 4 else micro.width * head
+    cast = micro.width * head if micro.wide and micro.width == 2 else 0
     return trained + cast + min(micro.tokens, ROWS) * facts.vocabulary * micro.width
 
 

@@ -18,7 +18,7 @@ from samestep.replica.carrier import carried
 from samestep.replica.job import Job, copies
 from samestep.replica.place import Control, only_wire
 from samestep.replica.setup import corpora_of, feed_of, task_of
-from samestep.replica.trial import phases, program, referred, slowest
+from samestep.replica.trial import frozen, phases, program, referred, slowest
 from samestep.sync.flat import trainable
 from samestep.wire import codec
 from samestep.wire.codec import FORMATS
@@ -62,12 +62,6 @@ def pilot(job: Job, control: Control) -> None:
     control.phase(1, Phase.DONE)
     everybody_ready(wire, Tag(1, Operation.END))
     wire.close()
-
-
-def frozen(task: Task) -> dict[str, int]:
-    """Bytes of what is not trained. mapped: in 16 bits, as it lies in its file (model/llama.py)."""
-    sizes = [(tensor.element_size(), tensor.nbytes) for tensor in task.module.parameters() if not tensor.requires_grad]
-    return {"all": sum(size for _, size in sizes), "mapped": sum(size for width, size in sizes if width == 2)}
 
 
 def compute(job: Job, task: Task, batch: MicroBatch, wire: Collective, control: Control) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from samestep.wire.collective import Collective, Operation, Tag, all_gather
 
 STEPS = 5  # the first does not count
 LONG = 5.0  # seconds of a step after which two are enough
-STATUS = Path("/proc/self/status")
+STATUS, MAPS = Path("/proc/self/status"), Path("/proc/self/maps")
 SMALL = Shape(layers=1, width=64, heads=1, vocabulary=512, context=16)
 
 
@@ -52,6 +52,22 @@ def resident(status: Path = STATUS) -> dict[str, int]:
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
     private, mapped = (1024 * int(fields[name].split()[0]) for name in ("RssAnon", "RssFile"))
     return {"private": private, "mapped": mapped}
+
+
+def frozen(task: Task, maps: Path = MAPS) -> dict[str, int | bool]:
+    """Bytes of the weights that are not trained. mapped: of these, in their file. wide: whether a matrix is float32."""
+    still = [tensor for tensor in task.module.parameters() if not tensor.requires_grad]
+    files = in_files(maps)
+    there = [tensor.nbytes for tensor in still if any(start <= tensor.data_ptr() < stop for start, stop in files)]
+    wide = any(tensor.dtype == torch.float32 and tensor.dim() > 1 for tensor in still)
+    return {"all": sum(tensor.nbytes for tensor in still), "mapped": sum(there), "wide": wide}
+
+
+def in_files(maps: Path) -> list[tuple[int, int]]:
+    """The addresses at which files lie in this process's memory."""
+    lines = [line.split(maxsplit=5) for line in maps.read_text().splitlines()]
+    spans = [line[0].split("-") for line in lines if len(line) == 6 and line[5].startswith("/")]
+    return [(int(start, 16), int(stop, 16)) for start, stop in spans]
 
 
 def referred(task: Task, batch: MicroBatch) -> MicroBatch:

@@ -67,7 +67,8 @@ def test_the_room_of_the_loss_is_that_of_the_head():
     head = 300 * 64
     assert kept.loss(FACTS, Micro(3, 96, 2)) == 4 * head + 2 * head + 256 * 300 * 2
     assert kept.loss(FACTS, Micro(3, 96, 4)) == 4 * head + 256 * 300 * 4
-    assert kept.loss(FACTS, Micro(1, 96, 2, rank=8)) == 96 * 300 * 2  # the head is frozen, as it is stored
+    assert kept.loss(FACTS, Micro(1, 96, 2, rank=8)) == 2 * head + 96 * 300 * 2  # it is frozen
+    assert kept.loss(FACTS, Micro(1, 96, 2, rank=8, wide=False)) == 96 * 300 * 2  # in the dtype of products
 
 
 def test_adapters_keep_their_inputs_and_twice_as_much_where_they_drop_some():

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from samestep.recipe.schema import Recipe
 from samestep.replica import trial
 from samestep.replica.job import Job
-from samestep.replica.pilot import alone, frozen
+from samestep.replica.pilot import alone
 from samestep.replica.setup import feed_of, task_of
 from samestep.wire import loopback
 
@@ -74,11 +75,15 @@ def test_memory_of_files_stands_apart(tmp_path):
     assert trial.resident(tmp_path / "status") == {"private": 100 * 1024, "mapped": 7 * 1024}
 
 
-def test_what_is_frozen_in_sixteen_bits_lies_as_it_is_stored(job):
+def test_what_is_frozen_lies_in_memory_or_in_its_file(job, tmp_path):
     task = task_of(job)
-    assert frozen(task) == {"all": 0, "mapped": 0}
-    first, second, *_ = task.module.parameters()
-    first.requires_grad_(False)
-    second.requires_grad_(False)
-    second.data = second.data.bfloat16()
-    assert frozen(task) == {"all": 4 * first.numel() + 2 * second.numel(), "mapped": 2 * second.numel()}
+    assert trial.frozen(task) == {"all": 0, "mapped": 0, "wide": False}
+    first, second, *_ = (tensor for tensor in task.module.parameters() if tensor.dim() > 1)
+    stored = torch.from_file(str(tmp_path / "weights"), shared=True, size=second.numel()).view(second.shape)
+    second.data = stored
+    for tensor in (first, second):
+        tensor.requires_grad_(False)
+    sizes = {"all": first.nbytes + second.nbytes, "mapped": second.nbytes}
+    assert trial.frozen(task) == sizes | {"wide": True}
+    first.data, second.data = first.data.bfloat16(), second.data.bfloat16()
+    assert trial.frozen(task)["wide"] is False

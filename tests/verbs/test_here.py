@@ -22,7 +22,7 @@ MEASURED = {
     "coding": {"int8": 2e-9, "bfloat16": 1e-9, "int4": 2e-9},
     "exchange": [[1024, 1e-4], [1 << 25, 0.02]],
     "sizes": SIZES,
-    "frozen": {"all": 0, "mapped": 0},
+    "frozen": {"all": 0, "mapped": 0, "wide": False},
     "program": {"private": 170_000_000, "mapped": 100_000_000},
     "vocabulary": 512,
     "steps": {"micro": 0.012, "exchange": 0.003, "update": 0.005},
