@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from samestep.errors import DataError, VerifyError
+from samestep.errors import DataError, RecipeError, VerifyError
 from samestep.recipe.schema import Optimizer, Recipe
 from samestep.recover import journal
 from samestep.recover.journal import Journal
@@ -47,6 +47,32 @@ def test_the_report_lies_in_the_run_folder_with_its_markdown_beside_it(tmp_path)
     html = (tmp_path / "run/report.html").read_text()
     assert found.bytes == len(html.encode()) and "<h1>run " in html and found.status == "not finished"
     assert "[All curves, recipe and environment](<report.html>)" in (tmp_path / "run/report.md").read_text()
+
+
+def priced(run, **given):
+    report(run, **given)
+    html = (run / "report.html").read_text()
+    return html[html.index("Scaling and cost") :].partition("</section>")[0]
+
+
+def test_it_says_what_a_run_cost_where_a_price_is_known(tmp_path):
+    assert "cost of the run" not in priced(a_run(tmp_path / "none"))
+    mine = Recipe.model_validate({"steps": 3, "run": {"price": 7200}})  # two dollars a second
+    run = a_run(tmp_path / "mine", mine)
+    assert "$0.60" in priced(run) and "$7200 a replica and hour (run.price)" in priced(run)
+    assert "$0.90" in priced(run, price=10800.0) and "(--price)" in priced(run, price=10800.0)
+
+
+def test_of_a_gpu_the_price_table_knows_what_it_costs(tmp_path):
+    run = a_run(tmp_path / "run")
+    with Journal(run / "journal.jsonl") as written:
+        kernels = {"gpu": "NVIDIA H200"}
+        written.write({"event": "started", "rank": 0, "pid": 1, "host": "h", "lanes": [0, 4], "kernels": kernels})
+    assert "$4.45 a replica and hour (akash.network" in priced(run)
+    (tmp_path / "prices.yaml").write_text("H200: {dollars: 1.5, source: mine, date: 2026-11-28}\n")
+    assert "$1.5 a replica and hour (mine, 2026-11-28)" in priced(run, prices=tmp_path / "prices.yaml")
+    with pytest.raises(RecipeError, match="is no price table"):
+        report(run, prices=run / "recipe.yaml")
 
 
 def test_it_can_lie_elsewhere_and_stand_beside_another_run(tmp_path):
