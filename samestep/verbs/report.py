@@ -53,7 +53,8 @@ def report(
     recipe, changed, notes = _recipe(run)
     history = read(events)
     facts = Facts(run.resolve().name, history, recipe, changed, None, None, notes)
-    facts = replace(facts, price=_price(price, {row[0]: row[1] for row in changed}.get("run.price"), history, prices))
+    said = next((value for key, value, *_ in changed if key == "run.price"), None)
+    facts = replace(facts, price=_price(price, said, history, prices))
     if against is not None:
         facts = replace(facts, other=_other(run, events, against))
     html = page(facts)

@@ -24,7 +24,7 @@ STEPS, REPLICAS, SHOWN = 160, 3, 96
 TALL, WIDE = 1640, 860  # pixels of the report; of the panel
 PAGE = (
     "<!doctype html><meta charset=utf-8><body style='margin:0;padding:14px 18px;background:{background}'>"
-    "<pre style=\"margin:0;color:{foreground};font:14px 'DejaVu Sans Mono',monospace\">{code}</pre>"
+    "<pre style=\"margin:0;color:{foreground};font:14px/1.25 'DejaVu Sans Mono',monospace\">{code}</pre>"
 )
 
 
