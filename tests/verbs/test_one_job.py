@@ -42,7 +42,7 @@ class Jobs:
         return journal.read(self.run / "journal.jsonl") if (self.run / "journal.jsonl").exists() else []
 
     def at(self, step, process):
-        deadline = time.monotonic() + 250
+        deadline = time.monotonic() + 500
         while not any(event["event"] == "step" and event["step"] >= step for event in self.events):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
@@ -70,7 +70,7 @@ def jobs(tmp_path, cache):
 
 
 def ended(process):
-    _, err = process.communicate(timeout=250)
+    _, err = process.communicate(timeout=500)
     return process.returncode, err
 
 
