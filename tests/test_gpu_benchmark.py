@@ -21,7 +21,7 @@ def gpu():
 
 
 def run(*arguments):
-    done = subprocess.run([sys.executable, FILE, *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, FILE, *arguments], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
