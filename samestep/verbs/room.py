@@ -23,6 +23,8 @@ def held(recipe: Recipe, base: Path, vocabulary: int) -> Holding:
         return Holding("sharded", reason)
     if recipe.sync.state != "auto":
         return Holding(recipe.sync.state, "the recipe says so")
+    if recipe.compute.shards > 1:
+        return Holding("sharded", "replicas that are split end together; what is lost comes from the newest checkpoint")
     room = free() if recipe.compute.device == "cpu" else None  # a GPU's is not known before torch is
     return holding.choose(moments(recipe, base, vocabulary), recipe.run.replicas, room)
 

@@ -75,6 +75,12 @@ def test_what_is_rounded_off_is_with_one_replica_whatever_the_recipe_says(wire: 
     assert found.state == "sharded" and f"what sync.wire {wire} rounds off" in found.reason and copies(recipe) == 1
 
 
+def test_replicas_that_are_split_keep_nothing_for_each_other() -> None:
+    recipe = Recipe(steps=1, run={"replicas": 2}, compute={"shard": "tensor", "shards": 2})
+    found = held(recipe, Path(), 700)
+    assert found.state == "sharded" and "end together" in found.reason
+
+
 def test_masters_of_rounded_weights_count_as_a_moment() -> None:
     plain, rounded = (Recipe(steps=1, sync={"weights": weights}) for weights in ("float32", "int8"))
     assert moments(rounded, Path(), 700) == 3 / 2 * (moments(plain, Path(), 700) or 0)
