@@ -8,11 +8,13 @@ from samestep.errors import RecipeError
 from samestep.plan import resident
 from samestep.plan.facts import of_model
 from samestep.plan.here import held_of, micro_of
-from samestep.plan.resident import BARE
+from samestep.plan.resident import Program
 from samestep.recipe.schema import Recipe
 
 UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
+# Bytes before there is a model: Python and torch twice, in the replica and in what starts it, and room to read data.
+PROGRAM = Program(600 * 2**20, 0)
 MARGIN = 1.25
 DISK = 50e6  # bytes a second that a replica writes at least, to a volume that others write to as well
 WAY_OUT = 30  # seconds for the step under way, and to end
@@ -30,8 +32,8 @@ def memory(recipe: Recipe) -> int:
     """
     facts, replicas = of_model(recipe.model, Path()), recipe.run.replicas
     held = held_of(recipe, [facts.parameters], replicas, recipe.steps or recipe.recover.checkpoint_every)
-    each = [resident.replica(BARE, facts, micro_of(recipe), held, replicas, rank) for rank in range(replicas)]
-    return round(MARGIN * max(one.bytes for one in each))
+    each = [resident.replica(PROGRAM, facts, micro_of(recipe), held, replicas, rank) for rank in range(replicas)]
+    return round(PROGRAM.private + MARGIN * (max(one.bytes for one in each) - PROGRAM.private))
 
 
 def grace(save_seconds: float) -> int:
