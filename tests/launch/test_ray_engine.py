@@ -35,6 +35,17 @@ def test_without_ray_the_extra_is_named(monkeypatch):
     assert refused() == ('--engine ray needs Ray, which is not installed; pip install "samestep[ray]"', 4)
 
 
+def test_the_command_line_says_so_before_a_run_has_a_folder(samestep, tmp_path, tiny, monkeypatch):
+    """Ray is hidden from its process, whether it is installed or not."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['ray'] = None")
+    root = Path(__file__).parent.parent.parent
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{root}")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    done = samestep("train", tiny, "--engine", "ray", "--run", "run")
+    assert done.code == 4 and done.err.count("\n") == 1 and 'pip install "samestep[ray]"' in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["sitecustomize.py"]
+
+
 @pytest.fixture
 def as_if_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
@@ -80,7 +91,7 @@ def test_an_engine_is_named_and_only_ray_takes_an_address():
 
 
 @pytest.fixture
-def broker():
+def broker(as_if_installed):
     """One whose other end is the test."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
