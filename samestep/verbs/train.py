@@ -18,7 +18,7 @@ from samestep.launch.gpus import refuse_no_gpu
 from samestep.launch.local import Local
 from samestep.launch.ray import Ray
 from samestep.launch.rendezvous import FOLDER as LAUNCH
-from samestep.recipe.load import dump
+from samestep.recipe.load import dump, load
 from samestep.recipe.schema import Recipe
 from samestep.recover import alternate, checkpoint, shards
 from samestep.recover.journal import NAME, Journal
@@ -166,11 +166,11 @@ def begin(
     """folder: of the run, this job's alone. RecipeError where it holds anything."""
     began, say = time.time(), saying(console)
     _refuse_used(folder)
+    if load(recipe, overrides).compute.device == "cuda" and not isinstance(engine, Ray):  # its machines are others
+        refuse_no_gpu()
     with reading(console) as bar:
         prepared = prepare(recipe, overrides, say, bar)
     refuse_missing(prepared.recipe.run.sinks)
-    if prepared.recipe.compute.device == "cuda" and not isinstance(engine, Ray):  # its machines are others
-        refuse_no_gpu()
     prepared, found = settled(prepared, say)
     for line in chosen(prepared):
         say(line)
