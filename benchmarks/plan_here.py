@@ -10,8 +10,9 @@ predicted from it. The last cases have no pilot of their own: what is sent in ot
 there (samestep fetch). Times need a machine that does nothing else.
 
 A step is the median of those after the second. Memory of a replica is the most that its process has had resident (the
-`peak` of the journal), that of the machine the sum over the replicas of proportional set sizes (PSS: a page that n
-processes have counts a nth in each), read shortly before the run ends. Bytes are those of the journal: each step's of
+`peak` of the journal). That of the machine is read shortly before the run ends: the sum over the replicas of proportional
+set sizes (PSS: a page that n processes have counts a nth in each) of their own and of shared memory, and the files of
+the replica that has most of them in memory, once, as other programs have libraries in common with them. Bytes are those of the journal: each step's of
 the first replica, and of all replicas what they sent between their first and last account.
 """
 
@@ -111,7 +112,7 @@ def measured(arguments: list[str], replicas: int, run: Path) -> dict:
         events = journal(run)
         if shares is None and any(e["event"] == "step" and e["step"] >= last - 1 for e in events):
             pids = {e["rank"]: e["pid"] for e in events if e["event"] == "started"}
-            shares = {rank: proportional(pid) for rank, pid in pids.items()}
+            shares = {rank: resident(pid) for rank, pid in pids.items()}
         time.sleep(0.05)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: {process.stderr.read().decode()}")
@@ -126,16 +127,18 @@ def journal(run: Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def proportional(pid: int) -> int | None:
-    """Bytes; None where it has ended."""
+def resident(pid: int) -> dict | None:
+    """Bytes: of this process and its part of what it shares, and of files; None where it has ended."""
     try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        rollup, status = (Path(f"/proc/{pid}/{name}").read_text() for name in ("smaps_rollup", "status"))
     except OSError:
         return None
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    fields = dict(line.split(":", 1) for line in (rollup + status).splitlines() if ":" in line)
+    size = {name: 1024 * int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem", "RssFile")}
+    return {"own": size["Pss_Anon"] + size["Pss_Shmem"], "files": size["RssFile"]}
 
 
-def summary(events: list[dict], shares: dict[int, int | None]) -> dict:
+def summary(events: list[dict], shares: dict[int, dict | None]) -> dict:
     steps = [e for e in events if e["event"] == "step"]
     spent: dict[int, list[dict]] = {}
     for event in events:
@@ -147,7 +150,7 @@ def summary(events: list[dict], shares: dict[int, int | None]) -> dict:
         "step": statistics.median(e["seconds"] for e in steps[WARM_UP:]),
         "steps": [e["seconds"] for e in steps],
         "peak": {rank: max(e["peak"] for e in each) for rank, each in sorted(spent.items())},
-        "machine": sum(filter(None, shares.values())) if whole else None,
+        "machine": sum(e["own"] for e in shares.values()) + max(e["files"] for e in shares.values()) if whole else None,
         "sent": sent,
         "sent_between": {
             rank: [each[-1]["step"] - each[0]["step"], each[-1]["bytes_sent"] - each[0]["bytes_sent"]]
