@@ -10,10 +10,10 @@ predicted from it. The last cases have no pilot of their own: what is sent in ot
 there (samestep fetch). Times need a machine that does nothing else.
 
 A step is the median of those after the second. Memory of a replica is the most that its process has had resident (the
-`peak` of the journal). That of the machine is read shortly before the run ends: the sum over the replicas of proportional
-set sizes (PSS: a page that n processes have counts a nth in each) of their own and of shared memory, and the files of
-the replica that has most of them in memory, once, as other programs have libraries in common with them. Bytes are those of the journal: each step's of
-the first replica, and of all replicas what they sent between their first and last account.
+`peak` of the journal). That of the machine is read shortly before the run ends: the sum over the replicas of the
+proportional set sizes (PSS: a page that n processes have counts a nth in each) of their own and of shared memory, and
+once the files that one of them has in memory, since other programs have libraries in common with them. Bytes are those
+of the journal: each step's of the first replica, and of all replicas between their first and last account.
 """
 
 import argparse
