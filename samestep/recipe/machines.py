@@ -46,11 +46,11 @@ class Run(Section):
     hosts: dict[str, Host] | None = None  # by name, filled in this order; null: all replicas run here
     replace: bool = True  # start a replica for one that is lost; the others go on in the meantime
     silent: Literal["end", "wait"] = "end"  # a replica that hangs: end it as if it had died, or only tell of it
-    transport: Literal["auto", "sockets"] = "auto"  # auto: shared memory, NCCL for GPUs; sockets copy, and are slower
+    transport: Literal["auto", "sockets"] = "auto"  # auto: shared memory; sockets copy, and are slower
     cache: str | None = None  # folder of tokenized data; default: ~/.cache/samestep
     alternate: str | None = None  # folder for this run alone, on another disk: takes what the run's own disk refuses
     sinks: list[Literal["tensorboard", "trackio", "wandb", "mlflow"]] = Field(default=[])  # are told of each step too
-    price: NonNegative | None = None  # dollars for an hour of one replica; null: as the report's price table says
+    price: NonNegative | None = None  # dollars for an hour of one replica, for the report; null: by a price table
     log_every: Count = 10  # steps between plain lines when the output is no terminal
 
     @model_validator(mode="before")
