@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -51,6 +52,8 @@ def main() -> None:
     line = socket.socket(fileno=int(sys.argv[1]))
     lines = line.makefile("r")
     wanted = Wanted(**json.loads(lines.readline()))
+    if wanted.address:  # the engine ends it; Slurm sends SIGTERM to all, also while a checkpoint is still to be written
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         with _cluster(wanted) as own:
             _say(line, "connected", own=own)

@@ -152,8 +152,8 @@ def test_a_cluster_inside_a_job_is_elastic(run, tmp_path, cache):
     run.until(lambda: replicas()[-1] == 3)  # it was started again
     subprocess.run(["scontrol", "requeue", str(job)], check=True)
     run.until(lambda: run.of("resumed") and run.events[-1]["event"] == "step")
-    (resumed,) = run.of("resumed")
-    assert resumed["step"] == resumed["last"], "no checkpoint was written when it was asked to stop"
+    (resumed,), (ended,) = run.of("resumed"), run.of("ended")
+    assert ended["reason"].startswith("stopped by SIGTERM with a checkpoint") and resumed["step"] == resumed["last"]
     subprocess.run(["scancel", str(job)], check=True)
     run.until(lambda: state(job)["JobState"] == "CANCELLED")
     found = {event["step"]: event["digest"] for event in run.of("step")}
