@@ -81,6 +81,7 @@ def ran(told):
                         task=task,
                         watch=watch,
                         wire=wire,
+                        split=WHOLE,
                         control=control,
                         split=WHOLE,
                         step=SimpleNamespace(number=model.step),
