@@ -37,6 +37,7 @@ from samestep.verbs.stopping import Stopping
 
 ENGINES: dict[str, Callable[[str | None], Engine]] = {"local": lambda address: Local(), "ray": Ray}
 LAUNCHED = "env"  # others start the processes: verbs/launched.py
+RUNS = Path("runs")  # of runs without a folder that is asked for
 
 
 @dataclass
@@ -117,17 +118,18 @@ def saying(console: Console) -> Say:
 
 @contextlib.contextmanager
 def own_folder(asked: Path | None, name: str, say: Say) -> Iterator[Path]:
-    """The folder of a run, this job's alone; made where it is not there, and deleted if it stays empty. Without one
-    that is asked for, the first of runs/NAME-1, ... that nobody has.
+    """The folder of a run, this job's alone; made where it is not there, and deleted if it stays empty, as are those
+    above it. Without one that is asked for, the first of runs/NAME-1, ... that nobody has.
     """
     if asked is not None and asked.exists() and not asked.is_dir():
         raise RecipeError(f"{asked} is no folder; choose another one with --run")
     was_there = asked is not None and asked.exists()
+    above = [place for place in (asked.parents if asked else [RUNS]) if not place.exists()]
     folder = asked or _new(name)
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as left:
         if not was_there:
-            left.callback(_delete_empty, folder)
+            left.callback(_delete_empty, [folder, *above])
         left.enter_context(taken(folder, "samestep train", say))
         yield folder
 
@@ -135,16 +137,17 @@ def own_folder(asked: Path | None, name: str, say: Say) -> Iterator[Path]:
 def _new(name: str) -> Path:
     number = 1
     while True:
-        folder = Path("runs", f"{name}-{number}")
+        folder = RUNS / f"{name}-{number}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
         number += 1
 
 
-def _delete_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
+def _delete_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def engine_of(name: str, address: str | None) -> Engine:
