@@ -1,7 +1,6 @@
 """torchrun with two agents of which one goes away, or comes later: another number of processes, and the same model."""
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -35,8 +34,8 @@ class Agents:
         words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", self.endpoint, "--rdzv-id", "job"]
         words += ["--rdzv-conf", f"is_host={host},{SOON}", "-m", "--", "samestep.cli", "train", str(TINY)]
         words += ["--run", str(self.run), "--engine", "env", f"run.cache={self.cache}", *EACH, *overrides]
-        log = (self.folder / f"{name}.log").open("w")
-        self.agents[name] = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=os.environ)
+        with (self.folder / f"{name}.log").open("w") as log:
+            self.agents[name] = subprocess.Popen([sys.executable, *words], stdout=log, stderr=log)
 
     def at(self, test, seconds=200):
         deadline = time.monotonic() + seconds
