@@ -59,11 +59,8 @@ def plain(every, together=0, overlap=0, steps=STEPS, islands=4):
     inner = [torch.optim.AdamW(groups(model), lr=1e-2, betas=(0.9, 0.95)) for model in models]
     for step in range(steps):
         for island, (model, optimizer) in enumerate(zip(models, inner, strict=True)):
-            optimizer.zero_grad()
             lanes = range(LANES * island // islands, LANES * (island + 1) // islands)
-            (sum(loss_of(model, step, lane) for lane in lanes) * islands).backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-            optimizer.step()
+            learn(model, optimizer, step, lanes, islands)
         meets, last = (step + 1 - together) % every == 0, step + 1 == steps
         if step < together or last or (step + 1 + overlap - together) % every == 0:
             sent = copy.deepcopy(models)
@@ -74,10 +71,22 @@ def plain(every, together=0, overlap=0, steps=STEPS, islands=4):
                     parameter.detach().sub_(parameter.grad)
             if step >= together:
                 outer.step()
-            for model, before in zip(models, sent, strict=True):
-                for own, new, left in zip(model.parameters(), common.parameters(), before.parameters(), strict=True):
-                    own.detach().add_(new.detach() - left.detach())
+            go_on(models, common, sent)
     return torch.cat([p.detach().flatten() for p in common.parameters()])
+
+
+def learn(model, optimizer, step, lanes, islands):
+    optimizer.zero_grad()
+    (sum(loss_of(model, step, lane) for lane in lanes) * islands).backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+
+
+def go_on(models, common, sent):
+    """From the common weights, each with what it has learnt since."""
+    for model, before in zip(models, sent, strict=True):
+        for own, new, left in zip(model.parameters(), common.parameters(), before.parameters(), strict=True):
+            own.detach().add_(new.detach() - left.detach())
 
 
 def groups(model):

@@ -81,7 +81,6 @@ def ran(told):
                         task=task,
                         watch=watch,
                         wire=wire,
-                        split=WHOLE,
                         control=control,
                         split=WHOLE,
                         step=SimpleNamespace(number=model.step),

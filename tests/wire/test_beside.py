@@ -102,7 +102,6 @@ def test_tensors_of_the_device_and_others_arrive_in_one_exchange_and_are_counted
     def replica(inner):
         group = Polled(inner.rank, 2, meeting(inner, "127.0.0.1"))
         wire = Beside(inner, group, CPU, never)
-        before = wire.bytes_sent
         peer, target = 1 - wire.rank, torch.zeros(100)
         mine = torch.full((100,), 1.0 + wire.rank)
         for step in range(3):
