@@ -36,7 +36,11 @@ def _work(control: Control) -> None:
     from samestep.replica.train import train
 
     torch.set_num_threads(job.recipe.compute.threads)
-    {"train": train, "repeat": repeat, "pilot": pilot}[job.kind](job, control)
+    try:
+        {"train": train, "repeat": repeat, "pilot": pilot}[job.kind](job, control)
+    except Exception:
+        mates.outlast()
+        raise
     mates.wait()
 
 

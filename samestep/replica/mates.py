@@ -18,11 +18,14 @@ from samestep.errors import ClusterError
 from samestep.replica.place import CONTROL, Control, post
 
 
+MOMENT = 1.0  # seconds in which the end of a process that was killed is known, and that of those which fell with it
+
+
 class Mates:
     """environment: of this process, which they get too."""
 
     def __init__(self, control: Control, shards: int, environment: Mapping[str, str]) -> None:
-        self._control = control
+        self._control, self._killed = control, threading.Event()
         started = list(enumerate((self._start(shard, environment) for shard in range(1, shards)), start=1))
         self._threads = [threading.Thread(target=self._watch, args=each, daemon=True) for each in started]
         for thread in self._threads:
@@ -32,6 +35,11 @@ class Mates:
         """Until all have done their work."""
         for thread in self._threads:
             thread.join()
+
+    def outlast(self) -> None:
+        """Where this process has failed: does not return if a mate's end is the cause, which is told instead."""
+        for thread in self._threads:
+            thread.join(MOMENT)
 
     def _start(self, shard: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         ours, theirs = socket.socketpair()
@@ -56,9 +64,12 @@ class Mates:
         code = process.wait()
         if not code:
             return
+        if said and self._killed.wait(MOMENT):
+            return  # what it said is what another's end did to it
         if said:
             self._control.pass_on(said)
         else:
+            self._killed.set()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
             self._control.failed(ClusterError(f"shard {shard} of replica {self._control.place.replica} {how}"))
         os._exit(ClusterError.exit_code)

@@ -19,6 +19,7 @@ from samestep.recover.disk import Disk
 from samestep.recover.journal import Journal
 from samestep.replica.checkpoints import TRIES, Checkpoints
 from samestep.replica.job import Job
+from samestep.replica.split import WHOLE, Split
 from samestep.replica.state import State
 from samestep.sync.exact import share
 from samestep.sync.slices import layout
@@ -37,6 +38,7 @@ class Trained:
     state: State
     shapes: dict[str, list[int]]
     number: int = 0
+    split: Split = WHOLE
 
     def check(self) -> None:
         """It never rests: it is filled anew for each save."""

@@ -65,7 +65,9 @@ class Loading:
         with Journal(folder / "journal.jsonl") as journal:
             execute(job, Local(), journal, [])
         self.files = sorted(checkpoint.folder_of(self._all, 2).iterdir())
-        silent = SimpleNamespace(send=lambda event: None, phase=lambda step, phase: None)
+        silent = SimpleNamespace(
+            send=lambda event: None, phase=lambda step, phase: None, place=SimpleNamespace(local=0)
+        )
         self._replica = replica.prepare(replace(job, checkpoint=checkpoint.folder_of(self._all, 2)), silent)
         self._replica.make(loopback.connect(1)[0])
 

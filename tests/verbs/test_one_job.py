@@ -151,7 +151,7 @@ def test_two_at_once_without_a_folder_get_one_each(jobs, tmp_path):
         (["train", TINY, "--resume"], 2, "--resume needs --run DIR"),
         (["train", TINY, "--run", "file"], 2, "file is no folder; choose another one with --run"),
         (["resume", "nowhere"], 3, "nowhere"),
-        (["train", TINY, "--run", "new", "model.width=7"], 2, "model.width"),
+        (["train", TINY, "--run", "new", "model.width=7"], 2, "width 7 does not split"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_no_folder(jobs, tmp_path, words, code, says):

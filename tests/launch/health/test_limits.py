@@ -87,7 +87,7 @@ def test_the_model_is_larger_than_the_memory_that_is_free(tmp_path):
 def test_a_container_has_too_little_memory(tmp_path):
     with group("memory", limit_in_bytes=300 << 20) as under:
         found = doctor(tmp_path, TINY, under=under, code=4)
-    one(found, "memory", "failure", "take 318 MB on 2 replicas", " MB of memory are free")
+    one(found, "memory", "failure", "training takes 460 MB on 2 replicas, but ", " MB of memory are free")
 
 
 @pytest.mark.parametrize(("free", "level"), [(1000, "failure"), (1001, "warning"), (1300, None)])
