@@ -1,4 +1,4 @@
-"""torchrun with two agents of which one goes away, or comes later: another number of processes, and the same model."""
+"""torchrun with two agents of which one goes away: another number of processes, and the same model."""
 
 import contextlib
 import socket
@@ -98,25 +98,3 @@ def test_without_one_agent_the_other_goes_on_with_fewer_processes(agents, leaves
     assert agents.sizes == [2, 1]
     assert [event["digest"] for event in agents.events if event["event"] == "finished"] == [DIGEST]
     assert clean(audit(agents.run, lambda line: None))
-
-
-def test_an_agent_that_comes_later_is_used(agents):
-    agents.start("first", "steps=3000", "recover.digest_every=1")
-    agents.at(step(2))
-    agents.start("second", "steps=3000", "recover.digest_every=1")
-    agents.at(lambda events: agents.sizes[-1] == 2 and events[-1]["event"] == "step")
-    agents.at(step(agents.events[-1]["step"] + 3))
-    assert agents.sizes == [1, 2]
-    agents.close()
-    (resumed,) = [event for event in agents.events if event["event"] == "resumed"]
-    assert resumed["step"] == resumed["last"]  # torchrun asks with SIGTERM, which leaves a checkpoint
-    found = {event["step"]: event["digest"] for event in agents.events if event["event"] == "step"}
-    assert found == alone(agents.folder / "alone", agents.cache, len(found))
-
-
-def alone(run, cache, steps):
-    """The digests of the first steps of one replica here."""
-    words = ["-m", "samestep.cli", "train", TINY, "--run", run, f"run.cache={cache}", "recover.digest_every=1"]
-    done = subprocess.run([sys.executable, *words, f"steps={steps}"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return {event["step"]: event["digest"] for event in journal.read(run / "journal.jsonl") if event["event"] == "step"}
