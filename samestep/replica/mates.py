@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from samestep.errors import ClusterError
 from samestep.replica.place import CONTROL, Control, post
 
-
 MOMENT = 1.0  # seconds in which the end of a process that was killed is known, and that of those which fell with it
 
 
