@@ -18,7 +18,7 @@ from samestep.errors import ClusterError
 from samestep.model.task import Task
 from samestep.recipe.schema import Dpo
 from samestep.recover import digest
-from samestep.replica import kernels
+from samestep.replica import device, kernels
 from samestep.replica.job import Job
 from samestep.replica.setup import fixed_of
 from samestep.wire.collective import Collective, Operation, Tag, all_gather
@@ -105,7 +105,7 @@ def _key(job: Job, task: Task) -> str:
         [data.context, data.packing, data.too_long, recipe.batch.micro_batch],
         [recipe.model.dtype, recipe.compute.compile, recipe.model.lora is None],
         digest.of_tensors(dict(task.module.named_parameters())),
-        kernels.describe(next(task.module.parameters()).device),
+        kernels.describe(device.of(task.module)),
     ]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
